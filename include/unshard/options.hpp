@@ -1,0 +1,58 @@
+#pragma once  // options.hpp: what a caller can ask for, when planning and when running.
+
+#include <cstddef>
+#include <unshard/observe.hpp>
+
+namespace unshard {
+inline namespace v0 {
+
+/// In which order parameters fill chunks.
+enum class packing {
+  in_order,  ///< the caller's order, greedily
+  best_fit,  ///< as few chunks as can be found, never more than in order; the order is free
+};
+
+/// When a parameter may be cut over several chunks. `group` and `indivisible` win over both kinds of cutting.
+enum class cut {
+  never,      ///< a parameter over a chunk's capacity is budget_too_small
+  oversized,  ///< only such a parameter is cut, in row-major order
+  anywhere,   ///< every chunk is filled by cutting at its edge (in order only)
+};
+
+/// Which ranks hold the whole values of a chunk.
+class residency {
+ public:
+  static constexpr residency on_root(int rank) { return residency(rank); }
+  static constexpr residency everywhere() { return residency(-1); }
+
+  constexpr bool all() const { return root_ < 0; }
+  constexpr int root() const { return root_; }  ///< the one rank that holds; -1 where all do
+  constexpr bool holds(int rank) const { return all() || rank == root_; }
+  friend constexpr bool operator==(const residency&, const residency&) = default;
+
+ private:
+  explicit constexpr residency(int root) : root_(root) {}
+  int root_;
+};
+
+/// Only this rank holds chunks, the others hold nothing. bad_options where the communicator has no such rank.
+constexpr residency root(int rank) { return residency::on_root(rank < 0 ? 0x7fffffff : rank); }
+/// All ranks hold them; each keeps its own part of what it wrote, so that a write-back moves no bytes.
+inline constexpr residency every_rank = residency::everywhere();
+
+/// One flat aggregate, for planning and running alike. All ranks give equal ones, `timeout_ms` and `observer` apart.
+struct options {
+  std::size_t budget = 0;  ///< bytes: the most that the library holds on any one rank at any moment, all in
+  unshard::packing packing = unshard::packing::in_order;
+  unshard::cut cut = unshard::cut::never;
+  std::size_t alignment = 128;  ///< bytes, a power of two: every piece starts at a multiple of it
+  int in_flight = 1;            ///< chunk buffers that share the budget; 2 gathers ahead, 3 writes back behind, too
+  residency on = unshard::root(0);
+  int timeout_ms = 600'000;     ///< bounds every wait for peers, their bodies included; 0: none
+  std::size_t first_chunk = 0;  ///< the chunk to start at, to resume after `committed()` of them
+  unshard::observer observer = {};
+  bool verify = true;  ///< check what callers get wrong: unwritten pieces, overlapping scopes, aliases, replicas
+};
+
+}  // namespace v0
+}  // namespace unshard
