@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""Who may include whom: holds the include lines of include/unshard to the tables below.
+
+A header may include what its line names, whatever those may include, their pieces and its own, and level 0. One that
+no table names is an error. The last line is 'N passed, N failed', a case a header.
+"""
+import pathlib
+import re
+import sys
+
+INCLUDE = pathlib.Path(__file__).parents[2] / 'include/unshard'
+
+LEVELS = [
+    {'version': [], 'detail/text': [], 'error': ['detail/text'], 'detail/checked': ['error']},
+    {'layout': [], 'memory': [], 'observe': []},
+    {'parameter': ['layout'], 'communicator': ['layout'], 'options': ['observe']},
+    {'plan': ['parameter', 'options', 'communicator']},
+    {'schedule': ['plan', 'communicator'], 'agreement': ['plan', 'communicator']},
+    {'gather': ['schedule', 'agreement', 'memory']},
+]
+CORE = {header: names for level in LEVELS for header, names in level.items()}
+TESTING = {'testing/mock': list(CORE), 'testing/conformance': list(CORE)}
+ENGINES = {
+    'comm/threads': ['communicator'],
+    'comm/mpi': ['communicator'],
+    'comm/nccl': ['communicator'],
+    'cuda/memory': ['memory'],
+    'cuda/copy_boxes': ['communicator'],
+}
+HEADERS = {**CORE, **TESTING, **ENGINES, 'unshard': list(CORE)}
+
+# Parts of a header that grew too long, and the parts before it that each may include.
+PIECES = {
+    'layout': {
+        'detail/index_space': [],
+        'detail/basic_layouts': ['detail/index_space'],
+        'detail/mesh_layouts': ['detail/index_space'],
+    },
+    'plan': {'detail/packer': []},
+    'schedule': {'detail/strided': []},
+    'comm/threads': {'detail/threads_batch': [], 'detail/threads_engine': ['detail/threads_batch']},
+}
+OWNER = {piece: header for header, pieces in PIECES.items() for piece in pieces}
+
+# Standard headers that cost much to include: for all, and for the core.
+NOBODY = {'iostream', 'regex', 'format', 'functional'}
+NOT_CORE = NOBODY | {'chrono', 'thread', 'mutex', 'condition_variable', 'memory', 'variant', 'ranges', 'future'}
+# Foreign headers, by pattern, and who may include them.
+FOREIGN = {
+    r'mpi\.h': {'comm/mpi'},
+    r'nccl\.h': {'comm/nccl'},
+    r'(thrust|cub)/.*': {'cuda/copy_boxes'},
+    r'cuda_runtime(_api)?\.h': {'comm/nccl', 'cuda/memory', 'cuda/copy_boxes'},
+    r'nvtx3/.*': {'cuda/nvtx'},
+    r'sanitizer/asan_interface\.h': {'gather'},
+}
+
+
+def allowed(name, seen=None):
+    """All that `name` may include, level 0 apart."""
+    seen = set() if seen is None else seen
+    owner = OWNER.get(name)
+    nexts = [*HEADERS[owner], *PIECES[owner][name]] if owner else [*HEADERS[name], *PIECES.get(name, {})]
+    for n in nexts:
+        if n not in seen:
+            seen.add(n)
+            allowed(n, seen)
+    return seen
+
+
+def problems(name, text):
+    owner = OWNER.get(name, name)
+    if owner not in HEADERS:
+        yield 'is in no table of tests/includes/check_table.py'
+        return
+    if not text.startswith('#pragma once'):
+        yield 'does not start with #pragma once'
+    may = allowed(name) if name not in LEVELS[0] else set(HEADERS[name])
+    for included in re.findall(r'^\s*#\s*include\s+(.*?)\s*(?://.*)?$', text, re.M):
+        inner = included.strip('<>')
+        own = re.fullmatch(r'unshard/(.*)\.hpp', inner)
+        foreign = [who for pattern, who in FOREIGN.items() if re.fullmatch(pattern, inner)]
+        if included != f'<{inner}>':
+            yield f'includes {included}: write <unshard/...>'
+        elif own:
+            if own[1] not in may and (own[1] not in LEVELS[0] or name in LEVELS[0]):
+                yield f'may not include {own[1]}'
+        elif foreign:
+            if not any(owner in who for who in foreign):
+                yield f'may not include <{inner}>'
+        elif not re.fullmatch(r'[a-z_]+', inner) and owner not in ENGINES:
+            yield f'may not include <{inner}>: not of the standard library'
+        elif inner in (NOBODY if owner in ENGINES or owner in TESTING else NOT_CORE):
+            yield f'may not include <{inner}>: it costs too much'
+
+
+def main():
+    for level in LEVELS[1:]:
+        for header in level:
+            assert not allowed(header) & set(level), f'the table lets {header} include its own level'
+    failed = 0
+    texts = {str(path.relative_to(INCLUDE).with_suffix('')): path.read_text() for path in INCLUDE.rglob('*.hpp')}
+    for name, text in sorted(texts.items()):
+        found = list(problems(name, text))
+        failed += bool(found)
+        for line in found:
+            print(f'{name}.hpp: {line}')
+    print(f'{len(texts) - failed} passed, {failed} failed')
+    return failed > 0
+
+
+sys.exit(main())
