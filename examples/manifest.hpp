@@ -1,0 +1,174 @@
+#pragma once  // manifest.hpp: reads the parameter list of a model, `manifests/*.tsv`. Errors name the line.
+
+#include <algorithm>
+#include <charconv>
+#include <cstddef>
+#include <cstdint>
+#include <fstream>
+#include <istream>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <unshard/layout.hpp>
+#include <utility>
+#include <vector>
+
+namespace examples {
+
+/// A manifest that can't be read; `line` counts from 1, and is 0 where the file itself is the trouble.
+class manifest_error : public unshard::error {
+ public:
+  manifest_error(const std::string& what, std::size_t the_line) : error(what), line(the_line) {}
+  std::size_t line;
+};
+
+/// One parameter. `tied_to` is the index of the first one that holds the same storage, its own where there is none.
+struct manifest_entry {
+  std::string name;
+  std::string dtype;
+  std::size_t element_size;  // bytes
+  unshard::extents shape;
+  std::size_t tied_to;
+  bool missing;
+
+  /// Bytes of the whole value; read_manifest has seen to it that the product fits.
+  std::size_t bytes() const { return static_cast<std::size_t>(shape.elements()) * element_size; }
+};
+
+using manifest = std::vector<manifest_entry>;
+
+/// Bytes of an element by the name of its type, as torch and safetensors call them; 0: unknown.
+inline std::size_t size_of_dtype(std::string_view dtype) {
+  constexpr std::pair<std::string_view, std::size_t> sizes[] = {
+      {"bfloat16", 2}, {"float32", 4},       {"float16", 2},     {"float64", 8},        {"int64", 8}, {"int32", 4},
+      {"int16", 2},    {"int8", 1},          {"uint8", 1},       {"uint16", 2},         {"uint32", 4}, {"uint64", 8},
+      {"bool", 1},     {"float8_e4m3fn", 1}, {"float8_e5m2", 1}, {"float8_e8m0fnu", 1},
+  };
+  for (const auto& [name, size] : sizes) {
+    if (name == dtype) return size;
+  }
+  return 0;
+}
+
+namespace detail {
+
+inline bool is_control(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
+
+/// Untrusted text, for a message: at most 60 characters, those that a terminal would act on replaced.
+inline std::string shown(std::string_view text) {
+  std::string out(text.substr(0, 60));
+  std::replace_if(out.begin(), out.end(), is_control, '?');
+  return text.size() > 60 ? out + "..." : out;
+}
+
+class manifest_reader {
+ public:
+  manifest_reader(std::istream& in, std::string_view where) : in_(in), where_(where) {}
+
+  manifest read() {
+    std::string line;
+    while (std::getline(in_, line)) {
+      ++line_;
+      if (!line.empty() && line.back() == '\r') line.pop_back();
+      if (!line.empty() && line.front() != '#') add(line);
+    }
+    if (in_.bad()) fail("the file can't be read to its end.");
+    return std::move(list_);
+  }
+
+ private:
+  [[noreturn]] void fail(const std::string& what) const {
+    throw manifest_error(unshard::detail::concat("read_manifest: ", where_, " line ", line_, ": ", what), line_);
+  }
+
+  void add(std::string_view line) {
+    constexpr std::size_t fields = 5;
+    std::string_view field[fields];
+    std::size_t count = 0;
+    for (std::string_view rest = line;; ++count) {
+      const std::size_t tab = rest.find('\t');
+      if (count < fields) field[count] = rest.substr(0, tab);
+      if (tab == std::string_view::npos) break;
+      rest.remove_prefix(tab + 1);
+    }
+    if (++count != fields)
+      fail(unshard::detail::concat(count, " fields; 5 are needed: name, dtype, shape, tied_to, missing."));
+
+    const auto [name, dtype, shape, tied_to, missing] = field;
+    if (name.empty() || std::any_of(name.begin(), name.end(), is_control))
+      fail("the name is empty, or has characters that can't be printed.");
+    manifest_entry entry{std::string(name), std::string(dtype), size_of_dtype(dtype), {}, list_.size(), false};
+    if (entry.element_size == 0) fail("dtype \"" + shown(dtype) + "\" is unknown.");
+    if (missing != "0" && missing != "1") fail("missing is \"" + shown(missing) + "\"; 0 or 1 is needed.");
+    entry.missing = missing == "1";
+    entry.shape = shape_of(shape, entry.element_size);
+    if (!tied_to.empty()) entry.tied_to = tie(entry, tied_to);
+    if (!by_name_.emplace(entry.name, list_.size()).second) fail("parameter \"" + shown(name) + "\" is there twice.");
+    list_.push_back(std::move(entry));
+  }
+
+  /// "128x6144x6144"; empty: a scalar. The sum of all sizes stays in 63 bits, too: nothing that adds them up wraps.
+  unshard::extents shape_of(std::string_view text, std::size_t element_size) {
+    const auto wrong = [&](std::string_view why) {
+      fail(unshard::detail::concat("shape \"", shown(text), "\": ", why, '.'));
+    };
+    unshard::index_t sizes[unshard::extents::max_dims] = {};
+    std::size_t dims = 0;
+    const char* const end = text.data() + text.size();
+    for (const char* at = text.data(); at != end;) {
+      if (dims == std::size(sizes)) wrong("more than 8 dimensions");
+      const auto [next, failure] = std::from_chars(at, end, sizes[dims]);
+      if (failure == std::errc::result_out_of_range) wrong("an extent exceeds 2^63 - 1");
+      if (failure != std::errc{} || sizes[dims] < 0) wrong("an extent is not a number");
+      ++dims;
+      at = next;
+      if (at == end) break;
+      if (*at != 'x' || at + 1 == end) wrong("extents are numbers with an x between them");
+      ++at;
+    }
+    try {
+      const unshard::extents shape = std::span<const unshard::index_t>(sizes, dims);
+      const auto bytes = unshard::detail::checked_mul(shape.elements(), static_cast<std::int64_t>(element_size));
+      total_ = unshard::detail::checked_add(total_, bytes);
+      return shape;
+    } catch (const unshard::size_overflow&) {
+      wrong("the bytes so far exceed 2^63 - 1");
+    }
+    return {};  // not reached: wrong() throws
+  }
+
+  std::size_t tie(const manifest_entry& entry, std::string_view to) const {
+    const auto found = by_name_.find(std::string(to));
+    if (found == by_name_.end()) fail("tied to \"" + shown(to) + "\", which no earlier line has.");
+    const manifest_entry& other = list_[found->second];
+    if (other.shape != entry.shape || other.dtype != entry.dtype)
+      fail("tied to \"" + shown(to) + "\", whose shape or dtype is another.");
+    return other.tied_to;
+  }
+
+  std::istream& in_;
+  std::string_view where_;
+  std::size_t line_ = 0;
+  std::int64_t total_ = 0;  // bytes
+  manifest list_;
+  std::unordered_map<std::string, std::size_t> by_name_;
+};
+
+}  // namespace detail
+
+/// Reads a manifest; `where` is what errors call it. Throws manifest_error.
+inline manifest read_manifest(std::istream& in, std::string_view where) {
+  return detail::manifest_reader(in, where).read();
+}
+
+/// Reads a manifest from a file. Throws manifest_error.
+inline manifest read_manifest(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw manifest_error("read_manifest: " + detail::shown(path) + " can't be opened.", 0);
+  in.peek();
+  if (in.bad()) throw manifest_error("read_manifest: " + detail::shown(path) + " can't be read.", 0);
+  return read_manifest(in, path);
+}
+
+}  // namespace examples
