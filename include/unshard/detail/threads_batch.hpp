@@ -1,0 +1,242 @@
+#pragma once  // threads_batch.hpp: what the ranks recorded, matched end to end and cut into blocks of work.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <unshard/communicator.hpp>
+#include <utility>
+#include <vector>
+
+namespace unshard {
+inline namespace v0 {
+namespace detail {
+
+/// A part of a list of regions that somebody else owns.
+template <class Region>
+struct region_slice {
+  std::size_t first = 0;
+  std::size_t count = 0;
+
+  std::span<const Region> of(const std::vector<Region>& all) const { return std::span(all).subspan(first, count); }
+};
+
+/// One end of a message.
+template <class Region>
+struct threads_end {
+  int peer = 0;
+  region_slice<Region> list;
+  std::size_t bytes = 0;
+};
+
+/// What one rank recorded in a batch: its operations, and copies of their lists. Not the bytes.
+struct threads_side {
+  struct own_copy {
+    region_slice<const_region> from;
+    region_slice<region> to;
+    std::size_t bytes = 0;
+  };
+
+  std::vector<const_region> from;
+  std::vector<region> to;
+  std::vector<threads_end<const_region>> sends;
+  std::vector<threads_end<region>> receives;
+  std::vector<own_copy> before;
+  std::vector<own_copy> after;
+
+  region_slice<const_region> keep(std::span<const const_region> list) {
+    from.insert(from.end(), list.begin(), list.end());
+    return {from.size() - list.size(), list.size()};
+  }
+  region_slice<region> keep(std::span<const region> list) {
+    to.insert(to.end(), list.begin(), list.end());
+    return {to.size() - list.size(), list.size()};
+  }
+  bool empty() const { return sends.empty() && receives.empty() && before.empty() && after.empty(); }
+};
+
+/// A list of regions from `skip` bytes into its first one on.
+template <class Region>
+struct region_position {
+  std::span<const Region> list;
+  std::size_t skip = 0;
+
+  void advance(std::size_t bytes) {
+    skip += bytes;
+    std::size_t at = 0;
+    for (std::size_t size = 0; at < list.size() && skip >= (size = bytes_of(list[at])); ++at) skip -= size;
+    list = list.subspan(at);
+  }
+};
+
+/// Bytes that one thread copies without a pause.
+struct threads_segment {
+  region_position<const_region> from;
+  region_position<region> to;
+  std::size_t bytes = 0;
+
+  void copy() const {
+    region_cursor<const_region> source(from.list, from.skip);
+    region_cursor<region> target(to.list, to.skip);
+    for (std::size_t left = bytes; left > 0;) {
+      const std::size_t run = std::min({source.run(), target.run(), left});
+      std::memcpy(target.data(), source.data(), run);
+      source.advance(run);
+      target.advance(run);
+      left -= run;
+    }
+  }
+};
+
+/// The blocks of a batch: about 1 MiB each, smaller towards the end of a phase so that all threads end together.
+/// A block is one part of a long message or several short messages. Takes time in proportion to the regions.
+class threads_work {
+ public:
+  static constexpr int phases = 3;  // own copies, transfers, own copies
+  static constexpr std::size_t largest_block = std::size_t{1} << 20;
+  static constexpr std::size_t smallest_block = std::size_t{1} << 17;
+
+  /// Opens the next phase, of `bytes` in all, for so many threads.
+  void begin_phase(std::size_t bytes, int workers) {
+    left_ = bytes;
+    share_ = 2 * static_cast<std::size_t>(workers);
+    block_ = 0;
+  }
+  void add(std::span<const const_region> from_list, std::span<const region> to_list, std::size_t bytes) {
+    region_position<const_region> from{from_list};
+    region_position<region> to{to_list};
+    while (bytes > 0) {
+      if (block_ == 0) {
+        blocks_.push_back(segments_.size());
+        block_ = std::clamp(left_ / share_, smallest_block, largest_block);
+      }
+      // A rest that is not worth a seek goes along.
+      const std::size_t part = bytes <= block_ + smallest_block / 4 ? bytes : block_;
+      segments_.push_back({from, to, part});
+      left_ -= part;
+      block_ -= std::min(part, block_);
+      bytes -= part;
+      if (bytes > 0) {
+        from.advance(part);
+        to.advance(part);
+      }
+    }
+  }
+  void end_phase() { ends_.push_back(blocks_.size()); }
+
+  /// One past the last block of a phase.
+  std::size_t end(int phase) const { return ends_[static_cast<std::size_t>(phase)]; }
+
+  void copy(std::size_t block) const {
+    const std::size_t last = block + 1 == blocks_.size() ? segments_.size() : blocks_[block + 1];
+    for (std::size_t s = blocks_[block]; s < last; ++s) segments_[s].copy();
+  }
+
+ private:
+  std::vector<threads_segment> segments_;
+  std::vector<std::size_t> blocks_;  // the first segment of each
+  std::vector<std::size_t> ends_;    // one past the last block of each phase
+  std::size_t left_ = 0;             // bytes of the phase in no block yet
+  std::size_t share_ = 1;
+  std::size_t block_ = 0;  // room in the last block
+};
+
+/// What a pair of ranks disagrees about, for the message of a batch_mismatch.
+inline std::string threads_difference(std::size_t batch, int from, int to, std::size_t message, std::string_view sent,
+                                      std::string_view received) {
+  return concat("threads_communicator: batch ", batch, ", message ", message, " from rank ", from, " to rank ", to,
+                ": rank ", from, " sends ", sent, ", rank ", to, " receives ", received,
+                ". Nothing was copied. Both ranks must list the same messages, in one order.");
+}
+
+/// The sends of one pair of ranks that no receive has met yet: a list through the sender's array of next ones.
+struct message_queue {  // not inside match_messages: g++ 12 crashes on it there
+  static constexpr std::size_t none = static_cast<std::size_t>(-1);
+  std::size_t head = none;
+  std::size_t tail = none;
+  std::size_t taken = 0;
+};
+
+/// The messages of all sides, end to end: the k-th send of rank s to rank r is the k-th receive of r from s. Returns
+/// the first difference in words, or nothing; then `matched(s, send, r, receive)` was called for every message, in the
+/// order of the receives. Takes time in proportion to the messages, and ranks squared.
+template <class Matched>
+std::string match_messages(std::size_t batch, const std::vector<threads_side>& sides, Matched matched) {
+  using queue = message_queue;
+  constexpr std::size_t none = queue::none;
+  const std::size_t ranks = sides.size();
+  std::vector<queue> queues(ranks * ranks);
+  std::vector<std::vector<std::size_t>> next(ranks);
+  for (std::size_t s = 0; s < ranks; ++s) {
+    const auto& sends = sides[s].sends;
+    next[s].assign(sends.size(), none);
+    for (std::size_t i = 0; i < sends.size(); ++i) {
+      queue& q = queues[s * ranks + static_cast<std::size_t>(sends[i].peer)];
+      (q.head == none ? q.head : next[s][q.tail]) = i;
+      q.tail = i;
+    }
+  }
+  const auto in_words = [](std::size_t bytes) { return concat(bytes, " bytes"); };
+  for (std::size_t r = 0; r < ranks; ++r) {
+    for (const threads_end<region>& receive : sides[r].receives) {
+      const auto s = static_cast<std::size_t>(receive.peer);
+      queue& q = queues[s * ranks + r];
+      const std::size_t message = q.taken++;
+      if (q.head == none)
+        return threads_difference(batch, receive.peer, static_cast<int>(r), message, "nothing",
+                                  in_words(receive.bytes));
+      const threads_end<const_region>& send = sides[s].sends[q.head];
+      if (send.bytes != receive.bytes)
+        return threads_difference(batch, receive.peer, static_cast<int>(r), message, in_words(send.bytes),
+                                  in_words(receive.bytes));
+      matched(sides[s], send, sides[r], receive);
+      q.head = next[s][q.head];
+    }
+  }
+  for (std::size_t s = 0; s < ranks; ++s) {
+    for (std::size_t r = 0; r < ranks; ++r) {
+      const queue& q = queues[s * ranks + r];
+      if (q.head != none)
+        return threads_difference(batch, static_cast<int>(s), static_cast<int>(r), q.taken,
+                                  in_words(sides[s].sends[q.head].bytes), "nothing");
+    }
+  }
+  return {};
+}
+
+/// Cuts a matched batch into its three phases of blocks. Returns the first difference in words, or nothing.
+inline std::string plan_work(std::size_t batch, const std::vector<threads_side>& sides, int workers,
+                             threads_work& work) {
+  const auto own_copies = [&](std::vector<threads_side::own_copy> threads_side::*list) {
+    std::size_t bytes = 0;
+    for (const threads_side& side : sides) {
+      for (const threads_side::own_copy& c : side.*list) bytes += c.bytes;
+    }
+    work.begin_phase(bytes, workers);
+    for (const threads_side& side : sides) {
+      for (const threads_side::own_copy& c : side.*list) work.add(c.from.of(side.from), c.to.of(side.to), c.bytes);
+    }
+    work.end_phase();
+  };
+  own_copies(&threads_side::before);
+  std::size_t bytes = 0;
+  for (const threads_side& side : sides) {
+    for (const threads_end<region>& receive : side.receives) bytes += receive.bytes;
+  }
+  work.begin_phase(bytes, workers);
+  std::string difference = match_messages(
+      batch, sides,
+      [&](const threads_side& sender, const threads_end<const_region>& send, const threads_side& receiver,
+          const threads_end<region>& receive) {
+        work.add(send.list.of(sender.from), receive.list.of(receiver.to), send.bytes);
+      });
+  work.end_phase();
+  own_copies(&threads_side::after);
+  return difference;
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace unshard
