@@ -71,3 +71,8 @@ run_suites() {
   scripts/count "$dir"/meson-logs/testlog*.json
   return "$rc"
 }
+
+need_clang() {
+  need clang++ clang "the second compiler, its sanitizers and its fuzzer"
+  need '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.asan-*.a' libclang-rt-dev "the runtimes of clang's sanitizers"
+}

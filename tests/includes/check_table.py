@@ -38,7 +38,10 @@ PIECES = {
     },
     'plan': {'detail/packer': []},
     'schedule': {'detail/strided': []},
+    'gather': {'detail/fill': [], 'detail/open_scopes': [], 'detail/verify': []},
     'comm/threads': {'detail/threads_batch': [], 'detail/threads_engine': ['detail/threads_batch']},
+    'comm/nccl': {'detail/paired_regions': [], 'detail/memcpy_copier': ['detail/paired_regions']},
+    'testing/mock': {'testing/mock_world': []},
 }
 OWNER = {piece: header for header, pieces in PIECES.items() for piece in pieces}
 
