@@ -29,19 +29,16 @@ ENGINES = {
 }
 HEADERS = {**CORE, **TESTING, **ENGINES, 'unshard': list(CORE)}
 
-# Parts of a header that grew too long, and the parts before it that each may include.
+# Parts of a header that grew too long; each may include those that stand before it on the line.
 PIECES = {
-    'layout': {
-        'detail/index_space': [],
-        'detail/basic_layouts': ['detail/index_space'],
-        'detail/mesh_layouts': ['detail/index_space'],
-    },
-    'plan': {'detail/packer': []},
-    'schedule': {'detail/strided': []},
-    'gather': {'detail/fill': [], 'detail/open_scopes': [], 'detail/verify': []},
-    'comm/threads': {'detail/threads_batch': [], 'detail/threads_engine': ['detail/threads_batch']},
-    'comm/nccl': {'detail/paired_regions': [], 'detail/memcpy_copier': ['detail/paired_regions']},
-    'testing/mock': {'testing/mock_world': []},
+    'layout': ['detail/index_space', 'detail/basic_layouts', 'detail/mesh_layouts'],
+    'plan': ['detail/packer'],
+    'schedule': ['detail/strided'],
+    'gather': ['detail/handles', 'detail/piece', 'detail/fill', 'detail/verify', 'detail/buffers', 'detail/open_scopes'],
+    'comm/threads': ['detail/threads_batch', 'detail/threads_engine'],
+    'comm/nccl': ['detail/paired_regions', 'detail/memcpy_copier', 'detail/cuda_handles'],
+    'testing/mock': ['detail/mock_world'],
+    'testing/conformance': ['detail/check_handle', 'detail/check_communicator'],
 }
 OWNER = {piece: header for header, pieces in PIECES.items() for piece in pieces}
 
@@ -62,13 +59,21 @@ FOREIGN = {
 def allowed(name, seen=None):
     """All that `name` may include, level 0 apart."""
     seen = set() if seen is None else seen
-    owner = OWNER.get(name)
-    nexts = [*HEADERS[owner], *PIECES[owner][name]] if owner else [*HEADERS[name], *PIECES.get(name, {})]
-    for n in nexts:
+    owner = OWNER.get(name, name)
+    pieces = PIECES.get(owner, [])
+    for n in HEADERS[owner] + (pieces[: pieces.index(name)] if name in pieces else pieces):
         if n not in seen:
             seen.add(n)
             allowed(n, seen)
     return seen
+
+
+def reached(name, texts):
+    """All of ours that including `name` brings in."""
+    found = {name}
+    for included in re.findall(r'^#include <unshard/(.*)\.hpp>', texts.get(name, ''), re.M):
+        found |= reached(included, texts)
+    return found
 
 
 def problems(name, text):
@@ -108,6 +113,10 @@ def main():
         failed += bool(found)
         for line in found:
             print(f'{name}.hpp: {line}')
+    if 'unshard' in texts:
+        for name in CORE.keys() - set(LEVELS[0]) - reached('unshard', texts):
+            failed += 1
+            print(f'unshard.hpp: does not bring in {name}')
     print(f'{len(texts) - failed} passed, {failed} failed')
     return failed > 0
 
