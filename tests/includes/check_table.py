@@ -23,7 +23,6 @@ TESTING = {'testing/mock': list(CORE), 'testing/conformance': list(CORE)}
 ENGINES = {
     'comm/threads': ['communicator'],
     'comm/mpi': ['communicator'],
-    'comm/mpi': ['detail/pacer', 'detail/region_hull'],
     'comm/nccl': ['communicator'],
     'cuda/memory': ['memory'],
     'cuda/copy_boxes': ['communicator'],
@@ -46,7 +45,7 @@ PIECES = {
     ],
     'comm/threads': ['detail/threads_batch', 'detail/threads_engine'],
     'comm/mpi': ['detail/pacer', 'detail/region_hull'],
-    'comm/nccl': ['detail/paired_regions', 'detail/memcpy_copier', 'detail/cuda_handles'],
+    'comm/nccl': ['detail/paired_regions', 'detail/memcpy_copier', 'detail/cuda_handles', 'detail/nccl_batch'],
     'testing/mock': ['detail/mock_world'],
     'testing/conformance': ['detail/check_handle', 'detail/check_communicator'],
 }
