@@ -16,7 +16,8 @@ namespace unshard {
 inline namespace v0 {
 
 /// A batch of the threads engine. It keeps copies of the lists, never of the bytes. Destroyed without launch, it moves
-/// nothing. Throws bad_options for a peer that there is not, batch_mismatch for a copy whose two lists differ in length.
+/// nothing. Throws bad_options for a peer that there is not, batch_mismatch for a copy whose two lists differ in
+/// length.
 class threads_batch {
  public:
   void send(std::span<const const_region> from, int peer) {
@@ -112,7 +113,8 @@ class threads_communicator {
   }
   /// Throws as wait does; batch_mismatch where the ranks give words of different lengths.
   void exchange(std::span<const std::byte> mine, std::span<std::byte> all, int timeout_ms) {
-    if (mine.size() > detail::threads_engine::longest_word || all.size() / static_cast<std::size_t>(size()) < mine.size())
+    if (mine.size() > detail::threads_engine::longest_word ||
+        all.size() / static_cast<std::size_t>(size()) < mine.size())
       throw bad_options(detail::concat("threads_communicator: exchange of ", mine.size(), " bytes into ", all.size(),
                                        "; at most ", detail::threads_engine::longest_word, " a rank, of ", size(),
                                        " ranks [rank ", rank_, ']'));
@@ -216,8 +218,8 @@ void run_ranks(int ranks, F&& f) {
   for (int r = ranks; r-- > 0;) waiting.push_back(group.communicator(r));
   try {
     while (!waiting.empty()) {
-      threads.emplace_back(
-          [&](threads_communicator c) { detail::run_rank(f, std::move(c), failure); }, std::move(waiting.back()));
+      threads.emplace_back([&](threads_communicator c) { detail::run_rank(f, std::move(c), failure); },
+                           std::move(waiting.back()));
       waiting.pop_back();
     }
   } catch (...) {  // no more threads to be had: to the others these ranks are gone

@@ -226,12 +226,12 @@ inline std::string plan_work(std::size_t batch, const std::vector<threads_side>&
     for (const threads_end<region>& receive : side.receives) bytes += receive.bytes;
   }
   work.begin_phase(bytes, workers);
-  std::string difference = match_messages(
-      batch, sides,
-      [&](const threads_side& sender, const threads_end<const_region>& send, const threads_side& receiver,
-          const threads_end<region>& receive) {
-        work.add(send.list.of(sender.from), receive.list.of(receiver.to), send.bytes);
-      });
+  std::string difference =
+      match_messages(batch, sides,
+                     [&](const threads_side& sender, const threads_end<const_region>& send,
+                         const threads_side& receiver, const threads_end<region>& receive) {
+                       work.add(send.list.of(sender.from), receive.list.of(receiver.to), send.bytes);
+                     });
   work.end_phase();
   own_copies(&threads_side::after);
   return difference;

@@ -5,7 +5,6 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
-#include <cstring>
 #include <deque>
 #include <limits>
 #include <memory>
@@ -125,12 +124,12 @@ class threads_engine {
     if (r.number != number) r = {number, 0, rank, mine.size(), std::move(r.words)};
     if (r.bytes != mine.size()) {
       poison({failure::mismatch, rank, -1,
-              concat("threads_communicator: exchange ", number, ": rank ", r.first, " gives ", r.bytes,
-                     " bytes, rank ", rank, " gives ", mine.size(), ". All ranks must give equally many.")},
+              concat("threads_communicator: exchange ", number, ": rank ", r.first, " gives ", r.bytes, " bytes, rank ",
+                     rank, " gives ", mine.size(), " bytes. All ranks must give equally many.")},
              0);
       fail(l, rank);
     }
-    std::memcpy(r.words.data() + static_cast<std::size_t>(rank) * longest_word, mine.data(), mine.size());
+    std::copy(mine.begin(), mine.end(), r.words.data() + static_cast<std::size_t>(rank) * longest_word);
     if (++r.arrived == size()) {
       ++exchanged_;
       for (rank_state& peer : ranks_) {
@@ -141,7 +140,7 @@ class threads_engine {
         l, rank, timeout_ms, everything, [&] { return exchanged_ > number; },
         [&](int peer) { return at(peer).exchanges > number; }, [&] { return concat("exchange ", number); });
     for (std::size_t peer = 0; peer < ranks_.size(); ++peer)
-      std::memcpy(all.data() + peer * mine.size(), r.words.data() + peer * longest_word, mine.size());
+      std::copy_n(r.words.data() + peer * longest_word, mine.size(), all.data() + peer * mine.size());
   }
 
   /// Ends everything, for all ranks. Blocks for the blocks that are being copied: microseconds.
