@@ -44,10 +44,10 @@ class [[gnu::visibility("default")]] bad_options : public error {
 };
 
 /// Some parameter (or group that must stay together) does not fit the budget. Setting exactly `least` works.
-class [[gnu::visibility("default")]] budget_too_small : public error {
+class [[gnu::visibility("default")]] budget_too_small : public bad_options {
  public:
   budget_too_small(const std::string& what, std::size_t the_parameter, std::size_t the_budget, std::size_t the_least)
-      : error(what), parameter(the_parameter), budget(the_budget), least(the_least) {}
+      : bad_options(what), parameter(the_parameter), budget(the_budget), least(the_least) {}
   std::size_t parameter;  ///< index of the (first) parameter that does not fit
   std::size_t budget;     ///< bytes that were given
   std::size_t least;      ///< the least budget, in bytes, that works for the whole list

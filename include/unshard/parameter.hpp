@@ -3,6 +3,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <span>
 #include <string_view>
 #include <type_traits>
@@ -77,6 +78,16 @@ template <class P>
 concept writable_parameter = parameter_handle<P> && requires(P& p) {
   { detail::traits_of<P>::shard(p) } -> std::convertible_to<std::span<std::byte>>;
 };
+
+/// Any forward range of handles; its order is the same on every rank (that of a list made from a hash set is not).
+template <class R>
+concept parameter_range =
+    std::ranges::forward_range<R> && parameter_handle<std::remove_reference_t<std::ranges::range_reference_t<R>>>;
+
+/// One of writable handles.
+template <class R>
+concept writable_range =
+    parameter_range<R> && writable_parameter<std::remove_reference_t<std::ranges::range_reference_t<R>>>;
 
 /// A ready-made handle over a name, a layout and a shard. It owns neither name nor shard: both outlive it.
 class parameter_view {

@@ -4,18 +4,17 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <climits>
 #include <cstddef>
-#include <cstdint>
 #include <cstring>
 #include <exception>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <unshard/communicator.hpp>
+#include <unshard/detail/pacer.hpp>
+#include <unshard/detail/region_hull.hpp>
 #include <unshard/error.hpp>
 #include <utility>
 #include <vector>
@@ -208,66 +207,6 @@ struct mpi_message {
   }
 };
 
-/// How a rank waits: it polls, and the longer nothing moves the less often. MPI moves bytes only while it is polled,
-/// so a poll that took time counts as movement and starts the wait anew. The constants are measured: docs/mpi.md.
-class mpi_pacer {
- public:
-  using clock = std::chrono::steady_clock;
-  explicit mpi_pacer(int timeout_ms) : timeout_ms_(timeout_ms), begun_(clock::now()), busy_(begun_), looked_(begun_) {}
-
-  /// After a poll that began at `polled` and completed nothing: spins, yields or sleeps. True about once in a
-  /// millisecond at most: time to look for bad news.
-  bool pause(clock::time_point polled) {
-    const auto now = clock::now();
-    if (now - polled > working_poll) busy_ = now;
-    const auto quiet = now - busy_;
-    if (quiet > yields_until) {
-      std::this_thread::sleep_for(std::clamp<clock::duration>(quiet / 128, least_sleep, most_sleep));
-    } else if (quiet > spins_until) {
-      std::this_thread::yield();
-    }
-    if (now - looked_ < looks_every) return false;
-    looked_ = now;
-    return true;
-  }
-  void moved() { busy_ = clock::now(); }
-  bool expired() const { return timeout_ms_ > 0 && clock::now() - begun_ > std::chrono::milliseconds(timeout_ms_); }
-
- private:
-  static constexpr std::chrono::microseconds working_poll{3};
-  static constexpr std::chrono::microseconds spins_until{200};
-  static constexpr std::chrono::microseconds yields_until{2000};
-  static constexpr std::chrono::microseconds least_sleep{50};
-  static constexpr std::chrono::microseconds most_sleep{500};
-  static constexpr std::chrono::microseconds looks_every{1000};
-  int timeout_ms_;
-  clock::time_point begun_;
-  clock::time_point busy_;
-  clock::time_point looked_;
-};
-
-/// The addresses from the first byte of a region to its last.
-struct mpi_hull {
-  std::uintptr_t first = UINTPTR_MAX;
-  std::uintptr_t last = 0;
-
-  mpi_hull() = default;
-  mpi_hull(const const_region& r) {  // NOLINT(google-explicit-constructor): one region's hull
-    if (bytes_of(r) == 0) return;
-    first = last = reinterpret_cast<std::uintptr_t>(r.base);
-    for (int d = 0; d < r.size.dims(); ++d) {
-      const auto reach = static_cast<std::uintptr_t>((r.size[d] - 1) * r.stride[d]);  // wraps right where negative
-      (r.stride[d] < 0 ? first : last) += reach;
-    }
-  }
-  mpi_hull(const region& r) : mpi_hull(const_region(r)) {}  // NOLINT(google-explicit-constructor)
-  void add(const mpi_hull& other) {
-    first = std::min(first, other.first);
-    last = std::max(last, other.last);
-  }
-  bool meets(const mpi_hull& other) const { return first <= other.last && other.first <= last; }
-};
-
 struct mpi_copy {
   std::vector<const_region> from;
   std::vector<region> to;
@@ -286,7 +225,9 @@ struct mpi_flight {
 
 }  // namespace detail
 
-/// Operations of one launch; see the concept `batch`.
+/// Operations of one launch; see the concept `batch`. MPI types are made as operations are added, so that what fails
+/// there fails before anything moves. Throws bad_options for a peer that there is not, batch_mismatch for a copy whose
+/// lists differ in length, device_failed.
 class mpi_batch {
  public:
   void send(std::span<const const_region> from, int peer) { add(from, peer, true); }
@@ -303,13 +244,16 @@ class mpi_batch {
   friend class mpi_communicator;
   mpi_batch(int rank, int size) : rank_(rank), size_(size) {}
 
-  static detail::mpi_copy copy(std::span<const const_region> from, std::span<const region> to) {
+  detail::mpi_copy copy(std::span<const const_region> from, std::span<const region> to) const {
+    if (bytes_of(from) != bytes_of(to))
+      throw batch_mismatch(detail::concat("mpi_batch: a copy from ", bytes_of(from), " bytes to ", bytes_of(to),
+                                          "; both lists must have equally many. [rank ", rank_, " of ", size_, "]"));
     return {{from.begin(), from.end()}, {to.begin(), to.end()}};
   }
   void add(std::span<const const_region> list, int peer, bool sends) {
     if (peer < 0 || peer >= size_)
-      throw device_failed(detail::concat("mpi_communicator: ", sends ? "send to" : "recv from", " rank ", peer,
-                                         ": there are ", size_, " ranks. [rank ", rank_, "]"));
+      throw bad_options(detail::concat("mpi_batch: ", sends ? "send to" : "recv from", " rank ", peer,
+                                       "; the ranks are 0 to ", size_ - 1, ". [rank ", rank_, " of ", size_, "]"));
     messages_.emplace_back(list, peer, sends, rank_);
     if (sends) sent_.insert(sent_.end(), list.begin(), list.end());
   }
@@ -317,14 +261,14 @@ class mpi_batch {
   /// Whether no copy_before writes what a send reads: then peers may fetch while this rank copies. May say no where
   /// it is so.
   bool independent() const {
-    detail::mpi_hull sent;
-    detail::mpi_hull written;
-    for (const detail::mpi_hull& h : sent_) sent.add(h);
+    detail::region_hull sent;
+    detail::region_hull written;
+    for (const detail::region_hull& h : sent_) sent.add(h);
     for (const detail::mpi_copy& c : before_) {
-      for (const region& r : c.to) written.add(detail::mpi_hull(r));
+      for (const region& r : c.to) written.add(detail::region_hull(r));
     }
-    const auto apart = [](const auto& list, const detail::mpi_hull& from) {
-      return std::none_of(list.begin(), list.end(), [&](const auto& r) { return detail::mpi_hull(r).meets(from); });
+    const auto apart = [](const auto& list, const detail::region_hull& from) {
+      return std::none_of(list.begin(), list.end(), [&](const auto& r) { return detail::region_hull(r).meets(from); });
     };
     return apart(sent_, written) ||
            std::all_of(before_.begin(), before_.end(), [&](const detail::mpi_copy& c) { return apart(c.to, sent); });
@@ -333,7 +277,7 @@ class mpi_batch {
   int rank_;
   int size_;
   std::vector<detail::mpi_message> messages_;
-  std::vector<detail::mpi_hull> sent_;  // of each region that is sent
+  std::vector<detail::region_hull> sent_;  // of each region that is sent
   std::vector<detail::mpi_copy> before_;
   std::vector<detail::mpi_copy> after_;
 };
@@ -391,7 +335,7 @@ class mpi_communicator {
   ~mpi_communicator() {
     int ended = 0;
     MPI_Finalized(&ended);
-    if (ended == 0 && poison_.empty() && flights_.empty()) MPI_Comm_free(&comm_);
+    if (ended == 0 && !failure_ && flights_.empty()) MPI_Comm_free(&comm_);
     if (words_ != nullptr && words_->busy) static_cast<void>(words_.release());
   }
 
@@ -405,7 +349,7 @@ class mpi_communicator {
   }
 
   /// Sends are posted first, so that peers can fetch while this rank copies.
-  mpi_completion launch(mpi_batch&& batch) {
+  mpi_completion launch(mpi_batch batch) {
     check("launch");
     auto flight = std::make_shared<detail::mpi_flight>();
     flight->messages = std::move(batch.messages_);
@@ -426,10 +370,9 @@ class mpi_communicator {
 
   void exchange(std::span<const std::byte> mine, std::span<std::byte> all, int timeout_ms) {
     check("exchange");
-    if (mine.size() > max_word || all.size() != mine.size() * static_cast<std::size_t>(size_))
-      throw device_failed(detail::concat("mpi_communicator: exchange of ", mine.size(), " bytes into ", all.size(),
-                                         ": at most ", max_word, " a rank, and room for ", size_, " of them. [rank ",
-                                         rank_, "]"));
+    if (mine.size() > max_word || all.size() / static_cast<std::size_t>(size_) < mine.size())
+      throw bad_options(detail::concat("mpi_communicator: exchange of ", mine.size(), " bytes into ", all.size(),
+                                       "; at most ", max_word, " a rank, of ", size_, " ranks. [rank ", rank_, "]"));
     if (mine.empty()) return;
     std::memcpy(words_->mine, mine.data(), mine.size());
     const auto n = static_cast<int>(mine.size());
@@ -437,15 +380,15 @@ class mpi_communicator {
     failed(MPI_Iallgather(words_->mine, n, MPI_BYTE, words_->all.data(), n, MPI_BYTE, comm_, &request),
            "MPI_Iallgather");
     words_->busy = true;
-    detail::mpi_pacer pacer(timeout_ms);
+    detail::pacer pacer(timeout_ms);
     for (int here = 0;;) {
-      const auto polled = detail::mpi_pacer::clock::now();
+      const auto polled = detail::pacer::clock::now();
       failed(MPI_Test(&request, &here, MPI_STATUS_IGNORE), "MPI_Iallgather");
       if (here != 0) break;
       idle(pacer, polled, "exchange", timeout_ms, -1);
     }
     words_->busy = false;
-    std::memcpy(all.data(), words_->all.data(), all.size());
+    std::memcpy(all.data(), words_->all.data(), mine.size() * static_cast<std::size_t>(size_));
   }
 
   /// Tells the peers, then cancels what can be cancelled and gives the rest `abort_ms` to end.
@@ -453,7 +396,10 @@ class mpi_communicator {
     if (aborted_) return;
     aborted_ = true;
     try {
-      if (poison_.empty()) poison_ = detail::concat("aborted: ", reason);
+      if (!failure_) {
+        const std::string text = detail::concat("mpi_communicator: rank ", rank_, " aborted: ", reason);
+        failure_ = std::make_exception_ptr(peer_failed(text, rank_));
+      }
       check_thread("abort");
       end_all(reason);
     } catch (...) {  // no memory, or the wrong thread: nothing was ended
@@ -491,30 +437,35 @@ class mpi_communicator {
         ". Ask MPI_Init_thread for MPI_THREAD_SERIALIZED, or MPI_THREAD_MULTIPLE where threads call MPI at once."));
   }
 
+  /// Every call throws what ended the communicator.
   void check(std::string_view call) const {
-    if (!poison_.empty())
-      throw device_failed(detail::concat("mpi_communicator: ", call, " after a failure that ended this communicator: ",
-                                         poison_, ". Make a new one over the ranks that are left. [rank ", rank_, "]"));
+    if (failure_) std::rethrow_exception(failure_);
     check_thread(call);
+  }
+
+  template <class E>
+  [[noreturn]] void fail(const E& e) {
+    failure_ = std::make_exception_ptr(e);
+    throw e;
   }
 
   void failed(int code, std::string_view call) {
     if (code == MPI_SUCCESS) return;
     try {
       detail::check_mpi(code, call, rank_);
-    } catch (const error& e) {
-      poison_ = e.what();
-      throw;
+    } catch (const device_failed& e) {
+      fail(e);
     }
   }
 
   void post(detail::mpi_flight& flight, bool sends) {
     for (std::size_t i = 0; i < flight.messages.size(); ++i) {
-      const detail::mpi_message& m = flight.messages[i];
+      detail::mpi_message& m = flight.messages[i];
       if (m.sends != sends) continue;
       failed(sends ? MPI_Isend(m.base, m.count, m.type.get(), m.peer, data_tag, comm_, &flight.requests[i])
                    : MPI_Irecv(m.base, m.count, m.type.get(), m.peer, data_tag, comm_, &flight.requests[i]),
              sends ? "MPI_Isend" : "MPI_Irecv");
+      m.type = {};
     }
   }
 
@@ -544,14 +495,14 @@ class mpi_communicator {
     MPI_Count got = 0;
     if (kind == MPI_SUCCESS) MPI_Get_elements_x(&status, MPI_BYTE, &got);
     if (kind == MPI_SUCCESS && got == static_cast<MPI_Count>(m.bytes)) return;
-    poison_ = detail::concat("mpi_communicator: rank ", rank_, " expected ", m.bytes, " bytes from rank ", m.peer,
-                             ", which sent ", kind == MPI_SUCCESS ? std::to_string(got) : std::string("more"),
-                             ". Give both ends of a transfer equally many bytes.");
-    throw batch_mismatch(poison_);
+    fail(batch_mismatch(detail::concat("mpi_communicator: rank ", rank_, " expected ", m.bytes, " bytes from rank ",
+                                       m.peer, ", which sent ",
+                                       kind == MPI_SUCCESS ? std::to_string(got) : std::string("more"),
+                                       ". Give both ends of a transfer equally many bytes.")));
   }
 
   /// Between two polls of a wait: paces, and ends the wait at its deadline or where a peer aborted.
-  void idle(detail::mpi_pacer& pacer, detail::mpi_pacer::clock::time_point polled, const char* call, int timeout_ms,
+  void idle(detail::pacer& pacer, detail::pacer::clock::time_point polled, const char* call, int timeout_ms,
             int missing) {
     if (!pacer.pause(polled)) return;
     int here = 0;
@@ -562,25 +513,25 @@ class mpi_communicator {
       failed(MPI_Recv(reason, static_cast<int>(max_word), MPI_CHAR, status.MPI_SOURCE, abort_tag, comm_, &status),
              "MPI_Recv");
       told_ = true;
-      poison_ =
-          detail::concat("mpi_communicator: ", call, ": rank ", status.MPI_SOURCE,
-                         " aborted: ", std::string_view(reason, strnlen(reason, max_word)), " [rank ", rank_, "]");
-      throw peer_failed(poison_, status.MPI_SOURCE);
+      fail(peer_failed(detail::concat("mpi_communicator: ", call, ": rank ", status.MPI_SOURCE, " aborted: ",
+                                      std::string_view(reason, strnlen(reason, max_word)), " [rank ", rank_, "]"),
+                       status.MPI_SOURCE));
     }
     if (!pacer.expired()) return;
     const std::string who = missing < 0 ? std::string("some rank") : detail::concat("rank ", missing);
-    poison_ = detail::concat("mpi_communicator: ", call, ": ", who, " did not come within ", timeout_ms,
-                             " ms; it may be slow, or dead. Look for its own error, or raise .timeout_ms. [rank ",
-                             rank_, " of ", size_, "]");
-    throw peer_timeout(poison_, missing);
+    fail(peer_timeout(
+        detail::concat("mpi_communicator: ", call, ": ", who, " did not come within ", timeout_ms,
+                       " ms; it may be slow, or dead. Look for its own error, or raise .timeout_ms. [rank ", rank_,
+                       " of ", size_, "]"),
+        missing));
   }
 
   void finish(detail::mpi_flight& flight, int timeout_ms) {
     if (flight.error) std::rethrow_exception(flight.error);
     check("wait");
-    detail::mpi_pacer pacer(timeout_ms);
+    detail::pacer pacer(timeout_ms);
     while (flight.left > 0) {
-      const auto polled = detail::mpi_pacer::clock::now();
+      const auto polled = detail::pacer::clock::now();
       if (poll(flight)) {
         pacer.moved();
         continue;
@@ -613,12 +564,12 @@ class mpi_communicator {
         open.push_back(flight->requests[i]);
       }
     }
-    detail::mpi_pacer pacer(abort_ms);
+    detail::pacer pacer(abort_ms);
     const auto all_null = [&] {
       return std::all_of(open.begin(), open.end(), [](MPI_Request r) { return r == MPI_REQUEST_NULL; });
     };
     while (!all_null() && !pacer.expired()) {
-      const auto polled = detail::mpi_pacer::clock::now();
+      const auto polled = detail::pacer::clock::now();
       for (MPI_Request& request : open) {
         int ended = 0;
         if (request != MPI_REQUEST_NULL) MPI_Test(&request, &ended, MPI_STATUS_IGNORE);
@@ -630,7 +581,7 @@ class mpi_communicator {
       words_->busy = words_->busy || i < notices;
       abandoned_ = abandoned_ || i >= notices;
     }
-    if (abandoned_) poison_ += "; operations that MPI could not end were left, with their buffers allocated";
+    for (const auto& flight : flights_) flight->error = failure_;
     if (words_->busy) static_cast<void>(words_.release());
   }
 
@@ -638,8 +589,8 @@ class mpi_communicator {
   int rank_ = 0;
   int size_ = 0;
   int level_ = MPI_THREAD_SINGLE;
-  std::string poison_;  // why every call throws; empty: none
-  bool told_ = false;   // a peer aborted and told everybody
+  std::exception_ptr failure_;  // what every call throws, once there is one
+  bool told_ = false;           // a peer aborted and told everybody
   bool aborted_ = false;
   bool abandoned_ = false;
   std::unique_ptr<words> words_;

@@ -192,6 +192,11 @@ class rank_list {
   bool empty() const { return count_ == 0; }
   int operator[](int i) const { return listed_ ? list_[static_cast<std::size_t>(i)] : first_ + i * step_; }
 
+  bool contains(int rank) const {
+    if (listed_) return std::binary_search(list_.begin(), list_.end(), rank);
+    return rank >= first_ && (rank - first_) % step_ == 0 && (rank - first_) / step_ < count_;
+  }
+
   class iterator {
    public:
     using value_type = int;
