@@ -45,7 +45,15 @@ PIECES = {
     ],
     'comm/threads': ['detail/threads_batch', 'detail/threads_engine'],
     'comm/mpi': ['detail/pacer', 'detail/region_hull'],
-    'comm/nccl': ['detail/paired_regions', 'detail/memcpy_copier', 'detail/cuda_handles', 'detail/nccl_batch'],
+    'comm/nccl': [
+        'detail/paired_regions',
+        'detail/memcpy_copier',
+        'detail/cuda_handles',
+        'detail/host_exchange',
+        'detail/nccl_memory',
+        'detail/nccl_batch',
+        'detail/nccl_flights',
+    ],
     'testing/mock': ['detail/mock_world'],
     'testing/conformance': ['detail/check_handle', 'detail/check_communicator'],
 }
