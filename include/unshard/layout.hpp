@@ -110,9 +110,8 @@ class one_layout {
     return visit([](const auto& l) { return l.digest(); });
   }
   friend bool operator==(const one_layout& a, const one_layout& b) {
-    return a.kind_ == b.kind_ && a.visit([&]<class L>(const L& l) {
-      return l == *static_cast<const L*>(static_cast<const void*>(&b.flat_));
-    });
+    const void* held = &b.flat_;
+    return a.kind_ == b.kind_ && a.visit([=]<class L>(const L& l) { return l == *static_cast<const L*>(held); });
   }
 
  private:

@@ -45,7 +45,7 @@ class packed_chunks {
       return {chunks_->order_[at_], 0, -1};
     }
     iterator& operator++() {
-      cut_ += is_cut() ? 1 : 0;
+      if (is_cut()) ++cut_;
       ++at_;
       return *this;
     }

@@ -30,7 +30,7 @@ inline strided_block merged(const strided_block& b) {
   }
   strided_block out;
   out.offset = b.offset;
-  index_t outward[extents::max_dims];
+  index_t outward[extents::max_dims] = {};
   for (int d = 0; d < n; ++d) outward[d] = size[n - 1 - d];
   out.size = extents(std::span<const index_t>(outward, static_cast<std::size_t>(n)));
   for (int d = 0; d < n; ++d) outward[d] = stride[n - 1 - d];
