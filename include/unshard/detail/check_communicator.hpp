@@ -1,8 +1,10 @@
 #pragma once  // check_communicator.hpp: the single checks of a communicator, as functions of one rank's communicator.
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -16,21 +18,25 @@ namespace unshard {
 inline namespace v0 {
 namespace detail {
 
-/// What a check on one rank works with: the engine, how long peers may take, and where findings go.
-template <class C>
-struct conformance_rank {
-  C& comm;
-  int patience_ms;
-  std::vector<finding>& out;
-  std::string_view check;
-  int me = comm.rank();
-  int n = comm.size();
-
+/// What a check on one rank works with, whatever the engine: who it is, how long peers may take, where findings go.
+class check_context {
+ public:
   using bytes = std::vector<std::byte>;
 
-  template <class... Parts>
-  void expect(bool holds, const Parts&... parts) {
-    if (!holds) out.push_back({std::string(check), concat("rank ", me, " of ", n, ": ", parts...)});
+  check_context(int rank, int ranks, int patience, std::vector<finding>& findings, std::string_view promise)
+      : me(rank), n(ranks), patience_ms(patience), findings_(findings), check_(promise) {}
+
+  void expect(bool holds, const char* what, std::string_view more = {}) {
+    if (!holds) findings_.push_back({std::string(check_), concat("rank ", me, " of ", n, ": ", what, more)});
+  }
+  void expect_bytes(const std::byte* got, const bytes& wanted, const char* what, int number = -1) {
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      if (got[i] == wanted[i]) continue;
+      expect(false, what,
+             concat(' ', number < 0 ? std::string() : std::to_string(number), ": byte ", i, " of ", wanted.size(),
+                    " is ", static_cast<int>(got[i]), ", not ", static_cast<int>(wanted[i])));
+      return;
+    }
   }
   static bytes pattern(std::size_t size, int seed) {
     bytes b(size);
@@ -38,18 +44,64 @@ struct conformance_rank {
       b[i] = static_cast<std::byte>(mix(mix(0x7e57, seed), static_cast<std::uint64_t>(i)) >> 11);
     return b;
   }
-  void expect_bytes(const std::byte* got, const bytes& wanted, std::string_view what) {
-    for (std::size_t i = 0; i < wanted.size(); ++i) {
-      if (got[i] == wanted[i]) continue;
-      expect(false, what, ": byte ", i, " of ", wanted.size(), " is ", static_cast<int>(got[i]), ", not ",
-             static_cast<int>(wanted[i]));
-      return;
-    }
-  }
   /// In turns, so that an engine that does not wait for the last one shows.
   static void dawdle(bool late) {
     if (late) std::this_thread::sleep_for(std::chrono::milliseconds(3));
   }
+
+  static constexpr int short_ms = 20;  // a deadline that is to pass
+  const int me;
+  const int n;
+  const int patience_ms;
+
+ private:
+  std::vector<finding>& findings_;
+  std::string_view check_;
+};
+
+template <class C>
+class conformance_rank : check_context {
+  C& comm;
+
+ public:
+  conformance_rank(C& engine, int patience, std::vector<finding>& findings, std::string_view promise)
+      : check_context(engine.rank(), engine.size(), patience, findings, promise), comm(engine) {}
+
+  /// Check number `which` of `communicator_checks`.
+  void run(std::size_t which) {
+    switch (which) {
+      case 0:
+        return ranks();
+      case 1:
+        return exchanges();
+      case 2:
+        return transfers();
+      case 3:
+        return message_order();
+      case 4:
+        return launch_starts();
+      case 5:
+        return wait_waits();
+      case 6:
+        return batches_in_flight();
+      case 7:
+        return copies();
+      case 8:
+        return regions();
+      case 9:
+        return collectives();
+      case 10:
+        return exchange_times_out();
+      case 11:
+        return wait_times_out();
+      case 12:
+        return aborts();
+      default:
+        return mismatch();
+    }
+  }
+
+ private:
   void barrier() {
     std::byte word{};
     bytes all(static_cast<std::size_t>(n));
@@ -71,14 +123,14 @@ struct conformance_rank {
   }
   /// f throws an unshard::error (of type E).
   template <class E = error, class F>
-  std::string expect_error(std::string_view what, F f) {
+  std::string expect_error(const char* what, F f) {
     try {
       f();
       expect(false, what, " should have thrown");
     } catch (const E& e) {
       return e.what();
     } catch (const std::exception& e) {
-      expect(false, what, " threw another error: ", e.what());
+      expect(false, what, concat(" threw another error: ", e.what()));
     }
     return {};
   }
@@ -86,11 +138,12 @@ struct conformance_rank {
   // Each of the rest is one check.
 
   void ranks() {
-    expect(me >= 0 && me < n, "rank() is ", me);
+    expect(me >= 0 && me < n, "rank() is out of range");
     const auto word = static_cast<std::byte>(me);
     bytes all(static_cast<std::size_t>(n));
     comm.exchange({&word, 1}, all, patience_ms);
-    for (int r = 0; r < n; ++r) expect(all[static_cast<std::size_t>(r)] == std::byte(r), "no rank ", r, ", or two");
+    for (int r = 0; r < n; ++r)
+      expect(all[static_cast<std::size_t>(r)] == std::byte(r), "not every rank is there, once");
     const unshard::capabilities c = capabilities_of(comm);
     expect(c == capabilities_of(comm), "capabilities change");
     expect(c.max_operations != 1, "max_operations is 1; 0 (no limit) or at least 2");
@@ -99,7 +152,7 @@ struct conformance_rank {
     bytes theirs(mine.size() * static_cast<std::size_t>(n));
     comm.exchange(mine, theirs, patience_ms);
     for (std::size_t i = 0; i < theirs.size(); ++i)
-      expect(theirs[i] == mine[i % mine.size()], "capabilities differ from those of rank ", i / mine.size());
+      expect(theirs[i] == mine[i % mine.size()], "capabilities differ from those of a peer");
   }
 
   void exchanges() {
@@ -112,7 +165,7 @@ struct conformance_rank {
         comm.exchange(mine, all, patience_ms);
         for (int r = 0; r < n; ++r)
           expect_bytes(all.data() + size * static_cast<std::size_t>(r), pattern(size, round * 100 + r),
-                       concat("exchange ", round, ", the word of rank ", r));
+                       "exchange, the word of rank", r);
       }
     }
   }
@@ -138,7 +191,7 @@ struct conformance_rank {
         bytes wanted = pattern(size + static_cast<std::size_t>(me), r * 64 + me);
         wanted.insert(wanted.begin(), std::byte{0xee});
         wanted.push_back(std::byte{0xee});
-        expect_bytes(to[static_cast<std::size_t>(r)].data(), wanted, concat("from rank ", r));
+        expect_bytes(to[static_cast<std::size_t>(r)].data(), wanted, "from rank", r);
       }
     }
     auto empty = comm.launch(comm.open_batch());
@@ -163,7 +216,7 @@ struct conformance_rank {
     }
     comm.launch(std::move(b)).wait(patience_ms);
     for (std::size_t i = 0; i < 4; ++i)
-      expect_bytes(to[i].data(), pattern(8, before * 8 + static_cast<int>(i)), concat("message ", i));
+      expect_bytes(to[i].data(), pattern(8, before * 8 + static_cast<int>(i)), "message", static_cast<int>(i));
   }
 
   /// What was written between send and launch travels; a batch that is thrown away does not.
@@ -181,7 +234,8 @@ struct conformance_rank {
     recv(b, to.data(), 64, before);
     barrier();
     expect_bytes(to.data(), untouched, "before launch");
-    from = pattern(64, 2 + me);
+    const bytes later = pattern(64, 2 + me);
+    std::copy(later.begin(), later.end(), from.begin());  // in place: `from` must not move
     auto other = std::move(b);
     dawdle(me == 0);
     auto done = comm.launch(std::move(other));
@@ -203,7 +257,7 @@ struct conformance_rank {
       dawdle((round + 1) % n == me);
       done.wait(patience_ms);
       from.assign(from.size(), std::byte{0});
-      expect_bytes(to.data(), pattern(5000, round * 64 + before), concat("round ", round));
+      expect_bytes(to.data(), pattern(5000, round * 64 + before), "round", round);
     }
   }
 
@@ -224,7 +278,7 @@ struct conformance_rank {
     for (std::size_t i = 0; i < 3; ++i) {
       static_cast<void>(flying[i].ready());
       flying[i].wait(patience_ms);
-      expect_bytes(to[i].data(), pattern(300, before * 8 + static_cast<int>(i)), concat("batch ", i));
+      expect_bytes(to[i].data(), pattern(300, before * 8 + static_cast<int>(i)), "batch", static_cast<int>(i));
     }
   }
 
@@ -232,8 +286,9 @@ struct conformance_rank {
     const int next = (me + 1) % n, before = (me + n - 1) % n;
     bytes value = pattern(24, me), packed(24), arrived(24), to(24, std::byte{0xee});
     // A matrix of 4 x 6 bytes, by columns of two, goes out packed; it comes back into rows of three.
-    const_region out[3];
-    for (index_t i = 0; i < 3; ++i) out[i] = {value.data() + 2 * i, {index_t{4}, index_t{2}}, {index_t{6}, index_t{1}}};
+    const_region source[3];
+    for (index_t i = 0; i < 3; ++i)
+      source[i] = {value.data() + 2 * i, {index_t{4}, index_t{2}}, {index_t{6}, index_t{1}}};
     const region dense = run_of(packed.data(), 24);
     const const_region landed = run_of(arrived.data(), 24);
     region in[2];
@@ -242,7 +297,7 @@ struct conformance_rank {
     b.copy_after({&landed, 1}, in);  // the order of the calls does not matter
     send(b, packed.data(), 24, next);
     recv(b, arrived.data(), 24, before);
-    b.copy_before(out, {&dense, 1});
+    b.copy_before(source, {&dense, 1});
     comm.launch(std::move(b)).wait(patience_ms);
     value = pattern(24, before);
     bytes wanted(24), stream;
@@ -259,14 +314,14 @@ struct conformance_rank {
     const int next = (me + 1) % n, before = (me + n - 1) % n;
     const bytes value = pattern(48, me);
     bytes to(60, std::byte{0xee});
-    const const_region out[2] = {
+    const const_region source[2] = {
         {value.data() + 1, {index_t{3}, index_t{2}, index_t{2}}, {index_t{16}, index_t{8}, index_t{1}}},
         {value.data() + 5, {index_t{3}}, {index_t{1}}}};
     region in[3] = {run_of(to.data(), 1),
                     {to.data() + 10, {index_t{5}, index_t{2}}, {index_t{10}, index_t{1}}},
                     {to.data() + 2, {index_t{2}, index_t{2}}, {index_t{3}, index_t{1}}}};
     auto b = comm.open_batch();
-    b.send(out, next);
+    b.send(source, next);
     b.recv(in, before);
     in[1] = run_of(nullptr, 0);
     comm.launch(std::move(b)).wait(patience_ms);
@@ -327,8 +382,8 @@ struct conformance_rank {
     } else {
       expect_error<peer_timeout>("exchange", [&] { comm.exchange(word, all, short_ms); });
     }
-    comm.abort("over");
     expect_error("exchange after a timeout", [&] { comm.exchange(word, all, short_ms); });
+    comm.abort("over");
   }
   void wait_times_out() {
     bytes to(64);
@@ -341,9 +396,9 @@ struct conformance_rank {
       auto done = comm.launch(std::move(b));
       expect_error<peer_timeout>("wait", [&] { done.wait(short_ms); });
     }
-    comm.abort("over");
     bytes word(1), all(static_cast<std::size_t>(n));
     expect_error("exchange after a timeout", [&] { comm.exchange(word, all, short_ms); });
+    comm.abort("over");
   }
 
   void aborts() {
@@ -380,8 +435,28 @@ struct conformance_rank {
     }
     expect(threw == std::byte{1}, "8 bytes were sent, 9 received, and no error");
   }
+};
 
-  static constexpr int short_ms = 50;
+/// The promises, in the order of conformance_rank::run, and how many ranks it takes to break them.
+struct communicator_check {
+  const char* name;
+  int least_ranks;
+};
+inline constexpr communicator_check communicator_checks[] = {
+    {"communicator: ranks are numbered and capabilities agree", 1},
+    {"communicator: exchange gives every word, in the order of the ranks", 1},
+    {"communicator: what is sent arrives, at the right rank, and nothing else changes", 1},
+    {"communicator: messages between two ranks keep their order", 2},
+    {"communicator: nothing moves before launch", 2},
+    {"communicator: wait waits for the bytes", 2},
+    {"communicator: several batches can be in flight", 2},
+    {"communicator: copies run before and after the transfers", 2},
+    {"communicator: strided regions keep their row-major order", 2},
+    {"communicator: the optional collectives do what they say", 1},
+    {"communicator: exchange throws peer_timeout, and then every call throws", 2},
+    {"communicator: wait throws peer_timeout, and then every call throws", 2},
+    {"communicator: abort wakes the others with the reason, and then every call throws", 2},
+    {"communicator: two ends of different length are an error", 2},
 };
 
 }  // namespace detail

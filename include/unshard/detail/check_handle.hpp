@@ -170,8 +170,8 @@ std::vector<finding> check_layout(const L& l) {
 /// byte of the shard, writes none and calls no after_write. `rank` is this rank; without it (-1) the shard only has to
 /// be long enough for the rank with the least.
 template <class P>
-requires parameter_handle<P> std::vector<finding> check_handle(P& handle, int rank = -1) {
-  using traits = detail::traits_of<P>;
+requires parameter_handle<std::remove_reference_t<P>> std::vector<finding> check_handle(P&& handle, int rank = -1) {
+  using traits = detail::traits_of<std::remove_reference_t<P>>;
   std::vector<finding> out;
   detail::guarded(out, "handle: its functions don't throw", [&] {
     const auto& layout = traits::layout(handle);
@@ -200,7 +200,7 @@ requires parameter_handle<P> std::vector<finding> check_handle(P& handle, int ra
       out.push_back({"handle: the shard holds its boxes",
                      detail::concat(bytes.size(), " bytes; the layout gives ", rank < 0 ? "every" : "this", " rank ",
                                     rank < 0 ? "at least " : "", needed)});
-    if constexpr (writable_parameter<P>) {
+    if constexpr (writable_parameter<std::remove_reference_t<P>>) {
       const std::span<std::byte> writable = traits::shard(handle);
       if (writable.data() != bytes.data() || writable.size() != bytes.size())
         out.push_back({"handle: what is read is what is written", "two addresses or lengths"});
@@ -212,10 +212,6 @@ requires parameter_handle<P> std::vector<finding> check_handle(P& handle, int ra
       out.push_back({"handle: name, identity, group and indivisible answer the same twice", "one does not"});
   });
   return out;
-}
-template <class P>
-requires parameter_handle<const P> std::vector<finding> check_handle(const P& handle, int rank = -1) {
-  return check_handle<const P>(handle, rank);
 }
 
 }  // namespace v0
