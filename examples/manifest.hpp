@@ -41,7 +41,7 @@ using manifest = std::vector<manifest_entry>;
 /// Bytes of an element by the name of its type, as torch and safetensors call them; 0: unknown.
 inline std::size_t size_of_dtype(std::string_view dtype) {
   constexpr std::pair<std::string_view, std::size_t> sizes[] = {
-      {"bfloat16", 2}, {"float32", 4},       {"float16", 2},     {"float64", 8},        {"int64", 8}, {"int32", 4},
+      {"bfloat16", 2}, {"float32", 4},       {"float16", 2},     {"float64", 8},        {"int64", 8},  {"int32", 4},
       {"int16", 2},    {"int8", 1},          {"uint8", 1},       {"uint16", 2},         {"uint32", 4}, {"uint64", 8},
       {"bool", 1},     {"float8_e4m3fn", 1}, {"float8_e5m2", 1}, {"float8_e8m0fnu", 1},
   };

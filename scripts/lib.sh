@@ -37,8 +37,14 @@ need_compiler() {
   need python3 python3 "runs parts of the build and of the tests"
 }
 
-need_tests() {
+# The example programs and the tools have command lines.
+need_programs() {
   need_compiler
+  need /usr/include/CLI/CLI.hpp libcli11-dev "reads the command lines of the examples and tools"
+}
+
+need_tests() {
+  need_programs
   need /usr/include/doctest/doctest.h doctest-dev "the test framework"
 }
 

@@ -1,0 +1,23 @@
+// The least program: four ranks hold a quarter of a value each; the root fills all of it through a buffer of 1 MiB, and
+// every shard has its part. The README shows this program and what it prints.
+//
+// prints: w: 262144 elements from      0 on
+// prints: w: 262144 elements from 262144 on
+// prints: w: 262144 elements from 524288 on
+// prints: w: 213568 elements from 786432 on
+
+#include <cstdio>
+#include <unshard/comm/threads.hpp>
+#include <unshard/unshard.hpp>
+int main() {
+  unshard::run_ranks(4, [](unshard::threads_communicator& comm) {  // MPI and NCCL: other communicators, same program
+    float shard[250'000];                                          // this rank's quarter of w, 1000 x 1000 floats
+    unshard::parameter_view w{"w", unshard::flat_shard{{1000, 1000}, 4}, 4, std::as_writable_bytes(std::span(shard))};
+    const unshard::options options{.budget = 1 * unshard::MiB, .cut = unshard::cut::oversized};
+    for (auto& chunk : unshard::chunks(std::span(&w, 1), comm, unshard::overwrite, options))
+      for (auto piece : chunk) {  // on the root; the other ranks hold nothing
+        for (float& x : piece.as<float>()) x = 0.02F;
+        std::printf("w: %6td elements from %6td on\n", piece.elements(), piece.first());
+      }
+  });
+}
