@@ -1,0 +1,129 @@
+"""What the benchmarks share: models, chunks, and the meters (the process's own memory, the bytes on the loopback device,
+and how much of the machine other processes used meanwhile: a figure taken while that was high is worth little)."""
+import ctypes
+import gc
+import json
+import os
+import socket
+import statistics
+import time
+
+import torch
+import torch.distributed as dist
+
+MiB = 2 ** 20
+
+
+def moe():
+    """1026 MiB of float32 in 200 parameters: 8 layers, each with one 64 MiB packed expert tensor."""
+    layer = [(16, 1024, 1024), (2048, 1024), (512, 1024), (512, 1024), (1024, 2048), (2048, 1024), (2048, 1024),
+             (1024, 2048), (5120, 1024), (16, 1024)] + [(1024,), (2048,), (4096,)] * 5
+    return layer * 8
+
+
+def small():
+    """664 MiB of float32 in 20,000 parameters of 4 to 64 KiB."""
+    return [(1024 * (1 + i % 16),) for i in range(20000)]
+
+
+MODELS = {"moe": moe, "small": small}
+
+
+def greedy(items, size_of, budget):
+    """In order; a chunk is closed when the next item would overrun the budget."""
+    out, held = [[]], 0
+    for item in items:
+        size = size_of(item)
+        if out[-1] and held + size > budget:
+            out.append([])
+            held = 0
+        out[-1].append(item)
+        held += size
+    return out
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def join(rank, world, port):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), DS_ACCELERATOR="cpu",
+                      DS_BUILD_OPS="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+
+
+def zero3(model, world):
+    """Partitions a model by the real DeepSpeed."""
+    import deepspeed
+    from deepspeed.utils import logger
+    logger.setLevel("ERROR")
+    deepspeed.init_distributed("gloo", verbose=False)
+    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
+    deepspeed.zero.Init(module=model, config_dict_or_path=config, dtype=torch.float32)
+    return model
+
+
+def _status(key):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+def _loopback():
+    with open("/proc/net/dev") as lines:
+        return next(int(line.split(":")[1].split()[0]) / MiB for line in lines if line.strip().startswith("lo:"))
+
+
+def _busy():
+    with open("/proc/stat") as lines:
+        user, nice, system = map(int, lines.readline().split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
+class Meter:
+    """`with meter("name"):` on every rank; `report()` on every rank gives rank 0's rows."""
+
+    def __init__(self):
+        self.runs = {}
+
+    def __call__(self, name):
+        self._name = name
+        return self
+
+    def __enter__(self):
+        dist.barrier()
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)           # freed heap goes back: to use it again is new memory
+        with open("/proc/self/clear_refs", "w") as refs:  # VmHWM := VmRSS
+            refs.write("5")
+        self._base = _status("VmRSS")
+        dist.barrier()
+        self._start = (_loopback(), _busy(), time.process_time(), time.perf_counter())
+
+    def __exit__(self, *error):
+        mine = time.perf_counter() - self._start[3]       # this rank's own
+        dist.barrier()
+        wire, busy, own, start = self._start
+        row = (time.perf_counter() - start, _status("VmHWM") - self._base, _loopback() - wire, _busy() - busy,
+               time.process_time() - own, mine)
+        everyone = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, row)
+        self.runs.setdefault(self._name, []).append(everyone)
+
+    def report(self, **more):
+        rows = []
+        for name, runs in self.runs.items():
+            times = [max(r[0] for r in run) for run in runs]
+            foreign = [max(0, run[0][3] - sum(r[4] for r in run)) / (os.cpu_count() * t) for run, t in zip(runs, times)]
+            rows.append({"case": name, "ranks": dist.get_world_size(), "runs": len(runs),
+                         "s_min": round(min(times), 4), "s_median": round(statistics.median(times), 4),
+                         "peak_mib_root": round(max(run[0][1] for run in runs), 1),
+                         "peak_mib_others": round(max((r[1] for run in runs for r in run[1:]), default=0), 1),
+                         "loopback_mib": round(statistics.median(run[0][2] for run in runs)),
+                         "foreign_cpu": round(max(foreign), 2), **more})
+        if dist.get_rank() == 0:
+            for row in rows:
+                print(json.dumps(row), flush=True)
+        return rows

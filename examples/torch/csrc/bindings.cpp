@@ -1,0 +1,119 @@
+// The Python module _unshard_torch: communicator, handles, ranges of chunks. The face is in ../unshard.
+
+#include <torch/csrc/utils/pybind.h>
+
+#include <unshard/memory.hpp>
+
+#include "gathering.hpp"
+#include "handles.hpp"
+#include "process_group_communicator.hpp"
+
+namespace py = pybind11;
+using unshard_torch::gathering;
+using unshard_torch::process_group_communicator;
+using unshard_torch::torch_parameter;
+using unshard_torch::torch_piece;
+
+namespace {
+
+std::shared_ptr<gathering> open_gathering(std::vector<torch_parameter> handles, std::shared_ptr<process_group_communicator> comm,
+                                const std::string& access, std::size_t budget, int root, const std::string& cut,
+                                int in_flight, int timeout_ms, std::size_t first_chunk, bool verify) {
+  unshard::options options{.budget = budget};
+  options.in_flight = in_flight;
+  options.timeout_ms = timeout_ms;
+  options.first_chunk = first_chunk;
+  options.verify = verify;
+  options.on = root < 0 ? unshard::every_rank : unshard::root(root);
+  if (cut == "oversized") {
+    options.cut = unshard::cut::oversized;
+  } else if (cut == "anywhere") {
+    options.cut = unshard::cut::anywhere;
+  } else if (cut != "never") {
+    throw py::value_error("cut is \"never\", \"oversized\" or \"anywhere\", not \"" + cut + "\"");
+  }
+  const auto make = [&]<class Access>(Access a) -> std::shared_ptr<gathering> {
+    py::gil_scoped_release free;  // it waits for peers
+    return std::make_shared<unshard_torch::gathering_with<Access>>(std::move(handles), std::move(comm), a, options);
+  };
+  if (access == "read") return make(unshard::read);
+  if (access == "read_write") return make(unshard::read_write);
+  if (access == "overwrite") return make(unshard::overwrite);
+  throw py::value_error("access is \"read\", \"read_write\" or \"overwrite\", not \"" + access + "\"");
+}
+
+torch_parameter marked(torch_parameter p, std::uint64_t identity, std::uint64_t group) {
+  p.its_identity = identity;
+  p.its_group = group;
+  return p;
+}
+
+void register_errors(py::module_& m) {
+  const auto base = py::register_exception<unshard::error>(m, "Error", PyExc_RuntimeError);
+  const auto options = py::register_exception<unshard::bad_options>(m, "BadOptions", base);
+  py::register_exception<unshard::budget_too_small>(m, "BudgetTooSmall", options);
+  py::register_exception<unshard::size_overflow>(m, "SizeOverflow", base);
+  py::register_exception<unshard::bad_layout>(m, "BadLayout", base);
+  py::register_exception<unshard::bad_shard>(m, "BadShard", base);
+  py::register_exception<unshard::plan_mismatch>(m, "PlanMismatch", base);
+  py::register_exception<unshard::stale_plan>(m, "StalePlan", base);
+  py::register_exception<unshard::peer_failed>(m, "PeerFailed", base);
+  py::register_exception<unshard::peer_timeout>(m, "PeerTimeout", base);
+  py::register_exception<unshard::batch_mismatch>(m, "BatchMismatch", base);
+  py::register_exception<unshard::write_back_failed>(m, "WriteBackFailed", base);
+  py::register_exception<unshard::device_failed>(m, "DeviceFailed", base);
+  py::register_exception<unshard::overlapping_scope>(m, "OverlappingScope", base);
+  py::register_exception<unshard::aliased_parameters>(m, "AliasedParameters", base);
+  py::register_exception<unshard::replicas_differ>(m, "ReplicasDiffer", base);
+  py::register_exception<unshard::unwritten_piece>(m, "UnwrittenPiece", base);
+  py::register_exception<unshard::out_of_memory>(m, "OutOfMemory", base);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_unshard_torch, m) {
+  register_errors(m);
+
+  py::class_<process_group_communicator, std::shared_ptr<process_group_communicator>>(m, "Communicator")
+      .def(py::init<c10::intrusive_ptr<c10d::ProcessGroup>>())
+      .def("limit_staging", &process_group_communicator::limit_staging)
+      .def_property_readonly("rank", &process_group_communicator::rank)
+      .def_property_readonly("size", &process_group_communicator::size)
+      .def_property_readonly("staging",
+                             [](const process_group_communicator& c) { return c.capabilities().staging; });
+
+  py::class_<torch_parameter>(m, "Handle")
+      .def_readonly("name", &torch_parameter::its_name)
+      .def_property_readonly("identity", [](const torch_parameter& p) { return p.its_identity; });
+  m.def("zero3", &unshard_torch::zero3_parameter, py::arg("name"), py::arg("ds_tensor"), py::arg("shape"),
+        py::arg("ranks"));
+  m.def(
+      "dtensor",
+      [](const std::string& name, const at::Tensor& local, const std::vector<std::int64_t>& shape,
+         const std::vector<std::tuple<int, int, int>>& cuts, int ranks) {
+        std::vector<unshard::mesh_dim> mesh;
+        for (const auto& [dim, size, stride] : cuts) mesh.push_back({dim, size, stride});
+        return unshard_torch::dtensor_parameter(name, local, shape, mesh, ranks);
+      },
+      py::arg("name"), py::arg("local"), py::arg("shape"), py::arg("cuts"), py::arg("ranks"));
+  m.def("plain", &unshard_torch::plain_parameter, py::arg("name"), py::arg("tensor"), py::arg("ranks"));
+  m.def("marked", &marked, py::arg("handle"), py::arg("identity"), py::arg("group"));
+
+  py::class_<torch_piece>(m, "Piece", "Some consecutive elements of one parameter, and a tensor over them.")
+      .def_readonly("name", &torch_piece::name)
+      .def_readonly("index", &torch_piece::index)
+      .def_readonly("shape", &torch_piece::shape)
+      .def_readonly("first", &torch_piece::first)
+      .def_readonly("elements", &torch_piece::elements)
+      .def_readonly("whole", &torch_piece::whole)
+      .def_readonly("tensor", &torch_piece::tensor);
+
+  py::class_<gathering, std::shared_ptr<gathering>>(m, "Gathering")
+      .def("next", &gathering::next, py::call_guard<py::gil_scoped_release>())
+      .def("close", &gathering::close, py::call_guard<py::gil_scoped_release>())
+      .def("pieces", &gathering::pieces)
+      .def_property_readonly("chunk", &gathering::chunk)
+      .def_property_readonly("committed", &gathering::committed);
+  m.def("open", &open_gathering, py::arg("handles"), py::arg("comm"), py::arg("access"), py::arg("budget"), py::arg("root"),
+        py::arg("cut"), py::arg("in_flight"), py::arg("timeout_ms"), py::arg("first_chunk"), py::arg("verify"));
+}

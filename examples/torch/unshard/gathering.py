@@ -1,0 +1,144 @@
+"""gathered: a context manager that is an iterator over chunks."""
+import _unshard_torch as native
+import torch
+
+from . import handles
+
+
+class ReadOnly(native.Error):
+    """A tensor was changed in place under access="read": the change reaches no shard."""
+
+
+class Chunk:
+    """Whole values (or, with `cut`, parts of them), on the root only. Its tensors are good until it ends; clone what
+    is to stay. After that every use of them, and of views of them, raises RuntimeError."""
+
+    def __init__(self, number, pieces, params):
+        self.number = number
+        self._pieces = pieces
+        self._params = params
+
+    def __iter__(self):
+        return iter(self._pieces)
+
+    def __len__(self):
+        return len(self._pieces)
+
+    def params(self):
+        """Pairs of a parameter and a tensor over its whole value. A tied parameter comes once, as the first."""
+        return [(self._params[p.index], p.tensor) for p in self._pieces]
+
+
+class gathered:
+    """The whole values of `params`, chunk by chunk; no rank holds more than `budget` bytes of them at any moment.
+
+    params   a tensor, an iterable of tensors or of (name, tensor), a dict, or a module: in the same order on every rank
+    access   "read"; "read_write"; "overwrite": nothing is gathered, and the body fills every element
+    root     the rank that sees the values, in the group; None: all ranks see them, and each writes the same
+    group    keeps neighbours in one chunk: a number for each parameter (0: none), or "module": those that belong to one
+             module (then `params` is a module, and children come before their parents)
+    cut      "never": a parameter over the budget is BudgetTooSmall; "oversized", "anywhere": it comes in parts, flat
+
+    Collective. Leaving the block early, or by an exception, discards the chunk in hand on every rank; the other ranks
+    get PeerFailed, unless they leave as well.
+    """
+
+    def __init__(self, params, budget, access="read_write", root=0, *, group=None, cut="never", in_flight=1,
+                 timeout_ms=600_000, first_chunk=0, verify=True, process_group=None):
+        self._items, self._groups = _listed(params, group)
+        self._access = access
+        self._open = dict(access=access, budget=budget, root=-1 if root is None else root, cut=cut,
+                          in_flight=in_flight, timeout_ms=timeout_ms, first_chunk=first_chunk, verify=verify)
+        self._process_group = process_group
+        self._comm = self._range = None
+        self._shown = []
+        self._committed = 0
+
+    def __enter__(self):
+        self._comm = handles.take_communicator(self._process_group)
+        same, ranks, writes = handles.identities(), self._comm.size, self._access != "read"
+        try:
+            listed = [native.marked(handles.handle(name, tensor, ranks, writes), same.of(tensor), number)
+                      for (name, tensor), number in zip(self._items, self._groups)]
+            # Staging is part of the budget. Where a plan does not fit beside it, it does beside the least staging, or
+            # the error names what is needed: on every rank alike.
+            for staging in (min(self._open["budget"] // 16, 4 * 2 ** 20), 0):
+                self._comm.limit_staging(staging)
+                try:
+                    self._range = native.open(listed, self._comm, **self._open)
+                    break
+                except native.BudgetTooSmall:
+                    if staging == 0:
+                        raise
+        except BaseException as e:
+            self._end(e)
+            raise
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self._end(error)
+
+    def __iter__(self):
+        if self._range is None:
+            raise RuntimeError("unshard.gathered: use it as `with gathered(...) as chunks: for chunk in chunks:`")
+        return self
+
+    def __next__(self):
+        if self._access == "read":
+            changed = [p.name for p in self._shown if p.tensor._version != 0]
+            if changed:
+                raise ReadOnly("unshard.gathered: %s changed in place under access=\"read\"; use \"read_write\""
+                               % ", ".join(changed))
+        self._shown = []
+        try:
+            more = self._range.next()
+        except BaseException as e:
+            self._end(e)
+            raise
+        if not more:
+            raise StopIteration
+        self._shown = self._range.pieces()
+        return Chunk(self._range.chunk, self._shown, [t for _, t in self._items])
+
+    @property
+    def committed(self):
+        """Chunks whose write-back this rank has seen: what `first_chunk` resumes at."""
+        return self._range.committed if self._range is not None else self._committed
+
+    def _end(self, error):
+        self._shown = []
+        if self._range is not None:
+            self._range.close()
+            self._committed = self._range.committed
+            self._range = None
+        # After a failure of the transport the communicator is of no use any more.
+        lost = isinstance(error, (native.DeviceFailed, native.PeerTimeout, native.WriteBackFailed))
+        if self._comm is not None and not lost:
+            handles.give_back(self._comm, self._process_group)
+        self._comm = None
+
+
+def _listed(params, group):
+    """[(name, tensor)] and a group number for each."""
+    if isinstance(params, torch.nn.Module):
+        modules = list(_children_first(params))
+        items = [(name, p, number) for number, (prefix, module) in enumerate(modules, 1)
+                 for name, p in module.named_parameters(prefix, recurse=False, remove_duplicate=False)]
+        if group == "module":
+            return [(name, p) for name, p, _ in items], [number for _, _, number in items]
+        items = [(name, p) for name, p, _ in items]
+    elif isinstance(params, torch.Tensor):
+        items = [("", params)]
+    else:
+        items = [i if isinstance(i, tuple) else ("", i) for i in (params.items() if isinstance(params, dict) else params)]
+    if group is None:
+        return items, [0] * len(items)
+    if isinstance(group, str) or len(group) != len(items):
+        raise ValueError("unshard.gathered: group is None, one number a parameter, or \"module\" for a module")
+    return items, list(group)
+
+
+def _children_first(module, prefix=""):
+    for name, child in module.named_children():
+        yield from _children_first(child, prefix + ("." if prefix else "") + name)
+    yield prefix, module

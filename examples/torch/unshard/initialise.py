@@ -1,0 +1,177 @@
+"""initialise_missing_keys: what a checkpoint lacked gets its initial values, within a byte budget."""
+import contextlib
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from . import handles
+from .gathering import gathered
+
+
+@torch.no_grad()
+def initialise_missing_keys(model, budget, *, root=0, initialise=None, missing=None, **options):
+    """Runs the initialiser of every module that has missing parameters, children first, in the order of the module tree
+    (the same on every rank). On rank `root`, with whole values; the others get their shards. Collective.
+
+    initialise  what to call for a module; default: transformers' own for its models, else `module.reset_parameters()`
+    missing     names of the missing parameters; default: those that transformers has not marked as loaded
+    options     as of `gathered`
+
+    What one initialiser touches is in one chunk, and nothing is cut: the same seed gives the same bits for every budget.
+    To learn what each one touches, every rank first runs them on tensors without memory; that run also sets the buffers
+    that initialisers compute. Parameters that are not missing are not touched.
+    """
+    steps, places, names = _steps(model, initialise), {}, {}
+    for prefix, module in model.named_modules():
+        for name, p in module._parameters.items():
+            if p is not None:
+                places.setdefault(p, []).append((module, name))
+                names.setdefault(p, prefix + ("." if prefix else "") + name)
+    missing = {p for p in places if not getattr(p, "_is_hf_initialized", False)} if missing is None else \
+              {p for p in places if names[p] in set(missing)}
+    done_before = {m for m, _ in steps if getattr(m, "_is_hf_initialized", False)}
+
+    stand_ins = {p: _parameter(torch.empty(handles.whole_shape(p), dtype=p.dtype, device="meta"), p, p not in missing)
+                 for p in places}
+    with _in_place_of(stand_ins, places), _guarded(model), torch.random.fork_rng(devices=[]):
+        touched, filled = _touched(steps, {stand_ins[p]: p for p in missing})
+        for module, _ in steps:
+            if module not in done_before:
+                module._is_hf_initialized = False
+
+    order, groups = _order(touched, names)
+    access = "overwrite" if filled.issuperset(order) else "read_write"
+    with _in_place_of(stand_ins, places), _guarded(model), \
+            gathered([(names[p], p) for p in order], budget, access, root, group=groups, **options) as chunks:
+        waiting = [(call, module, uses) for (module, call), uses in zip(steps, touched) if uses]
+        for chunk in chunks:
+            here = {p: _parameter(tensor, p) for p, tensor in chunk.params()}
+            with _in_place_of(here, places):
+                while waiting and waiting[0][2] <= here.keys():
+                    call, module, _ = waiting.pop(0)
+                    call(module)
+            del here
+    for module, _ in steps:
+        module._is_hf_initialized = True
+
+
+def _steps(model, initialise):
+    """[(module, what to call for it)], children first."""
+    from_transformers = initialise is None and hasattr(model, "_initialize_weights")
+    if initialise is None and not from_transformers:
+        def initialise(module):
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    steps = []
+
+    def visit(module, call):
+        for child in module.children():
+            own = from_transformers and hasattr(child, "_initialize_weights")   # a model in the model: its own rules
+            visit(child, child._initialize_weights if own else call)
+        steps.append((module, call))
+
+    visit(model, model._initialize_weights if from_transformers else initialise)
+    return steps
+
+
+def _guarded(model):
+    """transformers' guard: torch's own initialisers leave alone what is marked as loaded."""
+    if not hasattr(model, "_initialize_weights"):
+        return contextlib.nullcontext()
+    from transformers import initialization
+    return initialization.guard_torch_init_functions()
+
+
+def _parameter(tensor, like, loaded=False):
+    p = nn.Parameter(tensor, requires_grad=like.requires_grad)
+    p._is_hf_initialized = loaded
+    return p
+
+
+@contextlib.contextmanager
+def _in_place_of(others, places):
+    """Puts `others[p]` wherever the model has p."""
+    before = [(module, name, module._parameters[name]) for p in others for module, name in places[p]]
+    try:
+        for p, other in others.items():
+            for module, name in places[p]:
+                module._parameters[name] = other
+        yield
+    finally:
+        for module, name, p in before:
+            module._parameters[name] = p
+
+
+class _Uses(TorchDispatchMode):
+    """Notes which stand-ins operations use, and which of them are filled whole before anything else."""
+
+    FILLS = {"normal_", "uniform_", "zero_", "fill_", "copy_", "bernoulli_", "exponential_", "log_normal_", "random_"}
+
+    def __init__(self, params):
+        super().__init__()
+        self._by_storage = {s.untyped_storage()._cdata: p for s, p in params.items()}
+        self.uses, self.filled, self._seen = set(), set(), set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        schema = func._schema
+        if any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns):
+            return out                                                   # a view: neither reads nor writes
+        values = {**dict(zip([a.name for a in schema.arguments], args)), **(kwargs or {})}
+        for a in schema.arguments:
+            for t in tree_leaves(values.get(a.name)):
+                p = self._by_storage.get(t.untyped_storage()._cdata) if isinstance(t, torch.Tensor) else None
+                if p is None:
+                    continue
+                fills = a.alias_info is not None and a.alias_info.is_write and t.numel() == _numel(p) and \
+                    schema.name.split("::")[1] in self.FILLS
+                if fills and p not in self._seen:
+                    self.filled.add(p)
+                self._seen.add(p)
+                self.uses.add(p)
+        return out
+
+
+def _numel(p):
+    n = 1
+    for extent in handles.whole_shape(p):
+        n *= extent
+    return n
+
+
+def _touched(steps, params):
+    """For each step the missing parameters that it touches; and those that are filled before they are read."""
+    touched, noted = [], _Uses(params)
+    for module, call in steps:
+        noted.uses = set()
+        try:
+            with noted:
+                call(module)
+        except (RuntimeError, NotImplementedError):    # it wants values: then all that it may touch, in case
+            near = [p for m in (module, *module.children()) for p in m.parameters(recurse=False)]
+            noted.uses |= {params[p] for p in near if p in params}
+            noted.filled -= noted.uses
+            noted._seen |= noted.uses
+        touched.append(noted.uses)
+    return touched, noted.filled
+
+
+def _order(touched, names):
+    """The touched parameters in the order of their first step, and a group for each: steps that share a parameter, and
+    those between them, are one group, so that the steps keep their order."""
+    last = {p: i for i, uses in enumerate(touched) for p in uses}
+    rank = {p: i for i, p in enumerate(names)}
+    order, groups, group, end, seen = [], [], 0, -1, set()
+    for i, uses in enumerate(touched):
+        if not uses:
+            continue
+        if i > end:
+            group += 1
+        end = max([end] + [last[p] for p in uses])
+        for p in sorted(uses - seen, key=rank.__getitem__):
+            order.append(p)
+            groups.append(group)
+        seen |= uses
+    return order, groups
