@@ -6,7 +6,6 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <exception>
 #include <memory>
 #include <span>
@@ -17,9 +16,10 @@
 #include <unshard/detail/host_exchange.hpp>  // IWYU pragma: export
 #include <unshard/detail/memcpy_copier.hpp>  // IWYU pragma: export
 #include <unshard/detail/nccl_batch.hpp>
+#include <unshard/detail/nccl_flights.hpp>
+#include <unshard/detail/nccl_memory.hpp>  // IWYU pragma: export
 #include <unshard/error.hpp>
 #include <utility>
-#include <vector>
 
 #if NCCL_VERSION_CODE < NCCL_VERSION(2, 18, 0)
 #error "unshard/comm/nccl.hpp needs NCCL 2.18 or later: ncclCommSplit"
@@ -28,22 +28,13 @@
 namespace unshard {
 inline namespace v0 {
 
-/// Packs and unpacks on a stream: copies from[i] to to[i], regions of equal sizes, all of a batch in one call.
-/// cuda::memcpy_copier and cuda::thrust_copier are models. Optional: `static constexpr bool pageable = true`, where it
-/// also copies host memory that the device can't reach.
-template <class C>
-concept nccl_copier = std::movable<C> &&
-    requires(C& c, std::span<const const_region> from, std::span<const region> to, cudaStream_t stream) {
-  c.copy(from, to, stream);
-};
-
 struct borrowed_t {};
 inline constexpr borrowed_t borrowed{};  ///< use the caller's ncclComm_t itself, and never abort it
 
 struct nccl_options {
-  host_exchange exchange = {};         ///< how hosts agree; on every rank or on none. Without: a small NCCL communicator
-  int timeout_ms = 600'000;            ///< bounds construction and destruction; 0: none
-  std::size_t max_operations = 8192;   ///< most sends and receives in a group; NCCL hangs from about 15,000 on
+  host_exchange exchange = {};        ///< how hosts agree; on every rank or on none. Without: a small NCCL communicator
+  int timeout_ms = 600'000;           ///< bounds construction and destruction; 0: none
+  std::size_t max_operations = 8192;  ///< most sends and receives in a group; NCCL hangs from about 15,000 on
 };
 
 namespace detail {
@@ -89,8 +80,8 @@ class nccl_handle {
   static void check(ncclComm_t comm, ncclResult_t code, std::string_view call) {
     if (code == ncclSuccess || code == ncclInProgress) return;
     const char* last = ncclGetLastError(comm);
-    throw device_failed(concat("nccl_communicator: ", call, " failed: ", ncclGetErrorString(code), ". NCCL says: ",
-                               last == nullptr || *last == '\0' ? "nothing more" : last,
+    throw device_failed(concat("nccl_communicator: ", call, " failed: ", ncclGetErrorString(code),
+                               ". NCCL says: ", last == nullptr || *last == '\0' ? "nothing more" : last,
                                ". NCCL_DEBUG=WARN in the environment tells more."));
   }
   [[noreturn]] static void late(std::string_view what, int timeout_ms) {
@@ -101,6 +92,53 @@ class nccl_handle {
 
   void all_gather(const std::byte* from, std::byte* to, std::size_t bytes, cudaStream_t stream) const {
     check(ncclAllGather(from, to, bytes, ncclInt8, get(), stream), "ncclAllGather");
+  }
+
+  /// One NCCL group, on `stream` as soon as the handle is settled.
+  void group(std::span<const nccl_operation> operations, cudaStream_t stream) const {
+    check(ncclGroupStart(), "ncclGroupStart");
+    ncclResult_t code = ncclSuccess;
+    for (const nccl_operation& o : operations) {
+      code = call(o, stream);
+      if (code != ncclSuccess && code != ncclInProgress) break;
+    }
+    const ncclResult_t end = ncclGroupEnd();  // always: the group is the calling thread's
+    check(code, "a call in a group");
+    check(end, "ncclGroupEnd");
+  }
+
+  // For nccl_memory. `windows` is collective.
+
+  void* allocate(std::size_t bytes) const {
+    void* p = nullptr;
+    return ncclMemAlloc(&p, bytes) == ncclSuccess ? p : nullptr;
+  }
+  void deallocate(void* p) const noexcept { static_cast<void>(ncclMemFree(p)); }
+  void* enroll(void* p, std::size_t bytes, [[maybe_unused]] bool windows, int timeout_ms) const {
+    settle(timeout_ms, "an earlier group");
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
+    if (windows) {
+      auto window = std::make_unique<ncclWindow_t>();
+      check(ncclCommWindowRegister(get(), p, bytes, window.get(), NCCL_WIN_COLL_SYMMETRIC), "ncclCommWindowRegister");
+      ncclWindow_t* at = window.release();  // NCCL writes there when it is through, perhaps after settle has thrown
+      settle(timeout_ms, "ncclCommWindowRegister");
+      window.reset(at);
+      return *window;
+    }
+#endif
+    void* enrolled = nullptr;
+    check(ncclCommRegister(get(), p, bytes, &enrolled), "ncclCommRegister");
+    return enrolled;
+  }
+  void dismiss(void* enrolled, [[maybe_unused]] bool windows) const noexcept {
+    if (!made()) return;  // aborted: nothing is registered any more
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
+    if (windows && enrolled != nullptr) {
+      static_cast<void>(ncclCommWindowDeregister(get(), static_cast<ncclWindow_t>(enrolled)));
+      return;
+    }
+#endif
+    if (enrolled != nullptr) static_cast<void>(ncclCommDeregister(get(), enrolled));
   }
 
   /// Waits for the peers to close theirs, too, and frees; one that takes too long is aborted.
@@ -117,6 +155,30 @@ class nccl_handle {
   }
 
  private:
+  ncclResult_t call(const nccl_operation& o, cudaStream_t stream) const {
+    using op = nccl_operation;
+    switch (o.kind) {
+      case op::send:
+        return ncclSend(o.from, o.bytes, ncclInt8, o.peer, get(), stream);
+      case op::recv:
+        return ncclRecv(o.to, o.bytes, ncclInt8, o.peer, get(), stream);
+      case op::all_gather:
+        return ncclAllGather(o.from, o.to, o.bytes, ncclInt8, get(), stream);
+      case op::broadcast:
+        return ncclBroadcast(o.from, o.to, o.bytes, ncclInt8, o.peer, get(), stream);
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 0)
+      case op::gather:
+        return ncclGather(o.from, o.to, o.bytes, ncclInt8, o.peer, get(), stream);
+      case op::scatter:
+        return ncclScatter(o.from, o.to, o.bytes, ncclInt8, o.peer, get(), stream);
+#else
+      default:
+        break;
+#endif
+    }
+    return ncclInvalidUsage;
+  }
+
   static ncclConfig_t ours() {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
@@ -133,34 +195,7 @@ class nccl_handle {
   bool own_ = true;
 };
 
-/// A launched batch and how far it is: everything on a stream, once it is `enqueued`.
-struct nccl_flight {
-  enum { waiting, grouped, enqueued } at = waiting;
-  nccl_batch batch;
-  cuda_event submitted;  // on the caller's stream, when it was launched
-  cuda_event done;       // on ours, behind all of it
-};
-
 }  // namespace detail
-
-template <nccl_copier Copier>
-class nccl_communicator;
-
-/// A launched batch. The communicator outlives it.
-template <class Copier>
-class nccl_completion {
- public:
-  bool ready() { return comm_->ready(number_); }
-  /// Orders the caller's stream behind the batch; blocks the host where the batch touched host memory, or where a
-  /// peer has not yet connected for the first time.
-  void wait(int timeout_ms) { comm_->wait(number_, timeout_ms); }
-
- private:
-  friend class nccl_communicator<Copier>;
-  nccl_completion(nccl_communicator<Copier>* comm, std::uint64_t number) : comm_(comm), number_(number) {}
-  nccl_communicator<Copier>* comm_;
-  std::uint64_t number_;
-};
 
 /// The ranks of an NCCL communicator, each on the calling thread's current device, beside a stream of the caller's:
 /// a batch starts after what the caller has enqueued there, and what the caller enqueues there after `wait` sees its
@@ -205,8 +240,8 @@ class nccl_communicator {
     }
     try {
       const detail::device_guard guard(device_);
-      if (!detail::poll(options_.timeout_ms, [&] { return advance() && idle(); }))
-        return abort("destroyed with batches that did not end");
+      if (!detail::poll(options_.timeout_ms, [&] { return flights_.advance() && flights_.idle(); }))
+        detail::nccl_handle::late("a batch that was under way at the end", options_.timeout_ms);
       if (words_ != nullptr) words_->comm.close(options_.timeout_ms);
       comm_.close(options_.timeout_ms);
     } catch (const std::exception& e) {
@@ -220,24 +255,21 @@ class nccl_communicator {
 
   detail::nccl_batch open_batch() {
     usable();
-    detail::nccl_batch batch = spare_.empty() ? detail::nccl_batch() : std::move(spare_.back());
-    if (!spare_.empty()) spare_.pop_back();
+    detail::nccl_batch batch = flights_.fresh();
     batch.reset(rank_, size_, rooted_, pageable);
     return batch;
   }
 
-  nccl_completion<Copier> launch(detail::nccl_batch&& batch) {
+  nccl_completion<nccl_communicator> launch(detail::nccl_batch&& batch) {
     return guarded([&] {
       if (batch.messages() > options_.max_operations)
         throw batch_mismatch(detail::concat("nccl_communicator: a batch of ", batch.messages(),
                                             " sends and receives; at most ", options_.max_operations,
                                             " go in one. Ask capabilities(). [rank ", rank_, "]"));
-      flights_.emplace_back();
-      flights_.back().batch = std::move(batch);
-      flights_.back().submitted.record(caller_);
+      const std::uint64_t number = flights_.launch(std::move(batch));
       // A group that NCCL has in progress is mostly through at once; else wait() or the next call goes on with it.
-      static_cast<void>(detail::poll(1, [&] { return advance(); }));
-      return nccl_completion<Copier>(this, first_ + flights_.size() - 1);
+      static_cast<void>(detail::poll(1, [&] { return flights_.advance(); }));
+      return nccl_completion<nccl_communicator>(*this, number);
     });
   }
 
@@ -248,7 +280,7 @@ class nccl_communicator {
                                             "; at most 256 a rank, and room for ", size_, ". [rank ", rank_, "]"));
       if (mine.empty()) return;
       // Peers may need what is launched here before they come, and nobody goes on with it while the host is away.
-      if (!detail::poll(timeout_ms, [&] { return advance() || flights_.back().at != detail::nccl_flight::waiting; }))
+      if (!detail::poll(timeout_ms, [&] { return flights_.begin(); }))
         detail::nccl_handle::late("exchange", timeout_ms);
       if (words_ != nullptr) {
         words_->exchange(mine, all, timeout_ms);
@@ -268,33 +300,35 @@ class nccl_communicator {
       poison_ = detail::concat("aborted: ", reason);
       const detail::device_guard guard(device_);
       options_.exchange.abort(reason);
-      abandoned_ = borrowed_ && !idle();
+      abandoned_ = borrowed_ && !flights_.idle();
     } catch (...) {  // no memory, or a device that is lost: what follows does not throw
       abandoned_ = borrowed_;
     }
     comm_.abort();
     if (words_ != nullptr) words_->abort();
-    if (!abandoned_) static_cast<void>(cudaStreamSynchronize(own_.get()));
+    if (!abandoned_) flights_.synchronize();
   }
 
   /// After abort of a borrowed communicator: whether its kernels may still touch the buffers of unfinished batches.
   /// Those must be left allocated until the owner has aborted it.
   bool abandoned() const noexcept { return abandoned_; }
 
-  ncclComm_t native() const { return comm_.get(); }  ///< null after an abort
-  cudaStream_t stream() const { return caller_; }    ///< the caller's
-  void usable() const {                              ///< throws device_failed with the cause after a failure
+  const detail::nccl_handle& handle() const { return comm_; }  ///< for nccl_memory
+  int device() const { return device_; }
+  int timeout_ms() const { return options_.timeout_ms; }
+  cudaStream_t stream() const { return flights_.caller(); }  ///< the caller's
+
+  /// Throws device_failed with the cause after a failure.
+  void usable() const {
     if (aborted_)
       throw device_failed(detail::concat("nccl_communicator: it can't be used any more, ",
                                          poison_.empty() ? "aborted" : poison_, ". [rank ", rank_, "]"));
   }
 
  private:
-  friend class nccl_completion<Copier>;
-  template <class>
-  friend class nccl_memory;
+  friend class nccl_completion<nccl_communicator>;
   using words = detail::device_words<detail::nccl_handle>;
-  using flight = detail::nccl_flight;
+  using flights = detail::nccl_flights<detail::nccl_handle, Copier>;
 
   static constexpr bool pageable = [] {
     if constexpr (requires { Copier::pageable; }) {
@@ -305,7 +339,7 @@ class nccl_communicator {
   }();
 
   nccl_communicator(cudaStream_t stream, const nccl_options& options, Copier copier)
-      : options_(options), caller_(stream), copier_(std::move(copier)) {
+      : options_(options), flights_(comm_, stream, std::move(copier)) {
     detail::check_cuda(cudaGetDevice(&device_), "cudaGetDevice");
   }
 
@@ -313,8 +347,9 @@ class nccl_communicator {
     int device = 0;
     detail::nccl_handle::check(comm, ncclCommCuDevice(comm, &device), "ncclCommCuDevice");
     if (device != device_)
-      throw bad_options(detail::concat("nccl_communicator: made on device ", device_, ", over a communicator of device ",
-                                       device, ". Call cudaSetDevice(", device, ") first."));
+      throw bad_options(detail::concat("nccl_communicator: made on device ", device_,
+                                       ", over a communicator of device ", device, ". Call cudaSetDevice(", device,
+                                       ") first."));
   }
 
   void begin() {
@@ -324,6 +359,13 @@ class nccl_communicator {
     comm_.check(ncclGetVersion(&version), "ncclGetVersion");
     rooted_ = NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 0) && version >= NCCL_VERSION(2, 28, 0);
     if (!options_.exchange) words_ = std::make_unique<words>(comm_.get(), rank_, size_, options_.timeout_ms);
+  }
+
+  bool ready(std::uint64_t number) {
+    return aborted_ || guarded([&] { return flights_.ready(number); });
+  }
+  void wait(std::uint64_t number, int timeout_ms) {
+    guarded([&] { flights_.wait(number, timeout_ms); });
   }
 
   /// Runs f on the device; what it throws ends the communicator, so that nothing touches memory behind the error.
@@ -339,99 +381,7 @@ class nccl_communicator {
     }
   }
 
-  /// Enqueues what it can without blocking: true when that is everything. Nothing may be put on our stream while NCCL
-  /// has a group in progress, for its kernels would come behind it.
-  bool advance() {
-    for (std::size_t i = enqueued_; i < flights_.size(); ++i, ++enqueued_) {
-      flight& f = flights_[i];
-      if (f.at == flight::waiting) {
-        if (!comm_.settled("an earlier group")) return false;
-        f.submitted.order(own_.get());
-        if (!f.batch.before().empty()) copier_.copy(f.batch.before().from, f.batch.before().to, own_.get());
-        if (!f.batch.operations().empty()) group(f.batch.operations());
-        f.at = flight::grouped;
-      }
-      if (!comm_.settled("a group")) return false;
-      if (!f.batch.after().empty()) copier_.copy(f.batch.after().from, f.batch.after().to, own_.get());
-      f.done.record(own_.get());
-      f.at = flight::enqueued;
-    }
-    return true;
-  }
-
-  void group(std::span<const detail::nccl_operation> operations) {
-    comm_.check(ncclGroupStart(), "ncclGroupStart");
-    ncclResult_t code = ncclSuccess;
-    for (const detail::nccl_operation& o : operations) {
-      code = call(o);
-      if (code != ncclSuccess && code != ncclInProgress) break;
-    }
-    const ncclResult_t end = ncclGroupEnd();  // always: the group is the calling thread's
-    comm_.check(code, "a call in a group");
-    comm_.check(end, "ncclGroupEnd");
-  }
-
-  ncclResult_t call(const detail::nccl_operation& o) const {
-    using op = detail::nccl_operation;
-    switch (o.kind) {
-      case op::send:
-        return ncclSend(o.from, o.bytes, ncclInt8, o.peer, comm_.get(), own_.get());
-      case op::recv:
-        return ncclRecv(o.to, o.bytes, ncclInt8, o.peer, comm_.get(), own_.get());
-      case op::all_gather:
-        return ncclAllGather(o.from, o.to, o.bytes, ncclInt8, comm_.get(), own_.get());
-      case op::broadcast:
-        return ncclBroadcast(o.from, o.to, o.bytes, ncclInt8, o.peer, comm_.get(), own_.get());
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 0)
-      case op::gather:
-        return ncclGather(o.from, o.to, o.bytes, ncclInt8, o.peer, comm_.get(), own_.get());
-      case op::scatter:
-        return ncclScatter(o.from, o.to, o.bytes, ncclInt8, o.peer, comm_.get(), own_.get());
-#else
-      default:
-        break;
-#endif
-    }
-    return ncclInvalidUsage;
-  }
-
-  bool idle() const {
-    const cudaError_t code = cudaStreamQuery(own_.get());
-    if (code != cudaErrorNotReady) detail::check_cuda(code, "cudaStreamQuery");
-    return code == cudaSuccess;
-  }
-
-  bool ready(std::uint64_t number) {
-    if (aborted_ || number < first_) return true;
-    return guarded([&] {
-      static_cast<void>(advance());
-      const flight& f = flights_[number - first_];
-      return f.at == flight::enqueued && f.done.passed();
-    });
-  }
-
-  void wait(std::uint64_t number, int timeout_ms) {
-    guarded([&] {
-      if (number < first_) return;
-      flight& f = flights_[number - first_];
-      const bool in_time = detail::poll(timeout_ms, [&] {
-        static_cast<void>(advance());
-        if (f.at != flight::enqueued) return false;
-        return !f.batch.host() || (comm_.settled("a batch") && f.done.passed());
-      });
-      if (!in_time) detail::nccl_handle::late("a batch", timeout_ms);
-      f.done.order(caller_);
-      static_cast<void>(comm_.settled("a batch"));
-      for (; first_ <= number; ++first_, --enqueued_) {
-        spare_.push_back(std::move(flights_.front().batch));
-        flights_.pop_front();
-      }
-    });
-  }
-
   nccl_options options_;
-  cudaStream_t caller_;
-  Copier copier_;
   int device_ = 0;
   int rank_ = 0;
   int size_ = 1;
@@ -442,81 +392,7 @@ class nccl_communicator {
   std::string poison_;
   detail::nccl_handle comm_;
   std::unique_ptr<words> words_;  // without a host way
-  detail::cuda_stream own_;
-  std::deque<flight> flights_;  // launched and not waited for, in the order of launches
-  std::uint64_t first_ = 0;     // the number of the first of them
-  std::size_t enqueued_ = 0;    // how many of them are on the stream
-  std::vector<detail::nccl_batch> spare_;
-};
-
-/// Device memory from ncclMemAlloc, registered with the communicator for as long as it is out: NCCL may then move
-/// bytes without copies of its own. Deallocation waits for the caller's stream. Use it with ranges over that
-/// communicator only, which outlives it.
-template <class Communicator>
-class nccl_memory {
- public:
-  static constexpr bool host = false;
-
-  /// `windows`: registers symmetric windows (NCCL 2.27; before that as without). That is collective: every rank
-  /// must allocate as often and as much, which takes every_rank and equal budgets.
-  explicit nccl_memory(Communicator& comm, bool windows = false) : comm_(&comm), windows_(windows) {}
-
-  void* allocate(std::size_t bytes, std::size_t alignment) {
-    comm_->usable();
-    const detail::device_guard guard(comm_->device_);
-    block b;
-    if (ncclMemAlloc(&b.at, bytes) != ncclSuccess || b.at == nullptr)
-      throw out_of_memory(detail::concat("nccl_memory: no ", detail::in_bytes(bytes), " bytes. Lower .budget."), bytes);
-    try {
-      if (reinterpret_cast<std::uintptr_t>(b.at) % alignment != 0)
-        throw bad_options(detail::concat("nccl_memory: NCCL does not align to ", alignment, ". Lower .alignment."));
-      detail::nccl_handle& comm = comm_->comm_;
-      comm.settle(comm_->options_.timeout_ms, "an earlier group");
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
-      if (windows_) {
-        comm.check(ncclCommWindowRegister(comm.get(), b.at, bytes, &b.window, NCCL_WIN_COLL_SYMMETRIC),
-                   "ncclCommWindowRegister");
-        comm.settle(comm_->options_.timeout_ms, "ncclCommWindowRegister");
-      }
-#endif
-      if (!windows_) comm.check(ncclCommRegister(comm.get(), b.at, bytes, &b.handle), "ncclCommRegister");
-      blocks_.push_back(b);
-    } catch (...) {
-      static_cast<void>(ncclMemFree(b.at));
-      throw;
-    }
-    return b.at;
-  }
-
-  void deallocate(void* p, std::size_t, std::size_t) noexcept {
-    static_cast<void>(cudaStreamSynchronize(comm_->caller_));
-    for (std::size_t i = 0; i < blocks_.size(); ++i) {
-      if (blocks_[i].at != p) continue;
-      ncclComm_t comm = comm_->comm_.get();  // null after an abort, which ended what was registered
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
-      if (comm != nullptr && blocks_[i].window != nullptr)
-        static_cast<void>(ncclCommWindowDeregister(comm, blocks_[i].window));
-#endif
-      if (comm != nullptr && blocks_[i].handle != nullptr)
-        static_cast<void>(ncclCommDeregister(comm, blocks_[i].handle));
-      blocks_[i] = blocks_.back();
-      blocks_.pop_back();
-      break;
-    }
-    static_cast<void>(ncclMemFree(p));
-  }
-
- private:
-  struct block {
-    void* at = nullptr;
-    void* handle = nullptr;
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
-    ncclWindow_t window = nullptr;
-#endif
-  };
-  Communicator* comm_;
-  bool windows_;
-  std::vector<block> blocks_;
+  flights flights_;
 };
 
 }  // namespace v0

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <concepts>
 #include <cstddef>
 #include <span>
 #include <string_view>
@@ -10,6 +11,16 @@
 
 namespace unshard {
 inline namespace v0 {
+
+/// Packs and unpacks on a stream: copies from[i] to to[i], regions of equal sizes, all of a batch in one call.
+/// cuda::memcpy_copier and cuda::thrust_copier are models. Optional: `static constexpr bool pageable = true`, where it
+/// also copies host memory that the device can't reach.
+template <class C>
+concept nccl_copier = std::movable<C> &&
+    requires(C& c, std::span<const const_region> from, std::span<const region> to, cudaStream_t stream) {
+  c.copy(from, to, stream);
+};
+
 namespace detail {
 
 /// Throws device_failed with CUDA's own words where `code`, which `call` returned, is an error.
@@ -70,6 +81,8 @@ class memcpy_copier {
     return pitch(r, d + 1, row) && r.stride[d] % r.stride[d + 1] == 0 && r.stride[d] / r.stride[d + 1] >= r.size[d + 1];
   }
 };
+
+static_assert(nccl_copier<memcpy_copier>);
 
 }  // namespace cuda
 }  // namespace v0

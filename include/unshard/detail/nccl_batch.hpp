@@ -122,22 +122,25 @@ class nccl_batch {
     if (p == nullptr) return;
     const memory_kind kind = kind_of(p);
     if (kind == memory_kind::pageable && !pageable)
-      throw bad_options(concat("nccl_communicator: a transfer touches host memory that is not pinned. Give the range a "
-                               "cuda_memory, nccl_memory or pinned_memory, and pin shards that live on the host. [rank ",
-                               rank_, "]"));
+      throw bad_options(
+          concat("nccl_communicator: a transfer touches host memory that is not pinned. Give the range a "
+                 "cuda_memory, nccl_memory or pinned_memory, and pin shards that live on the host. [rank ",
+                 rank_, "]"));
     host_ = host_ || kind != memory_kind::device;
   }
   void check_one(std::size_t regions, const const_region& r, int peer, const char* what) const {
     if (regions != 1 || r.size.dims() != 1 || r.stride[0] != 1)
       throw batch_mismatch(concat("nccl_communicator: ", what, " of ", regions, " regions, the first of ",
-                                  r.size.dims(), " dimensions: it takes one contiguous run, as capabilities() say. "
-                                  "[rank ", rank_, "]"));
+                                  r.size.dims(),
+                                  " dimensions: it takes one contiguous run, as capabilities() say. "
+                                  "[rank ",
+                                  rank_, "]"));
     check_peer(peer, what);
   }
   void check_peer(int peer, const char* what) const {
     if (peer < 0 || peer >= ranks_)
-      throw batch_mismatch(concat("nccl_communicator: ", what, " with rank ", peer, " of ", ranks_, ". [rank ", rank_,
-                                  "]"));
+      throw batch_mismatch(
+          concat("nccl_communicator: ", what, " with rank ", peer, " of ", ranks_, ". [rank ", rank_, "]"));
   }
 
   int rank_ = 0;
