@@ -250,6 +250,11 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
   plan.parameters_ = index;
   packer.finish(index);
 
+  if (o.budget < c.staging && packer.largest_unit() == 0)
+    throw budget_too_small(detail::concat("make_plan: the engine stages ", detail::in_bytes(c.staging),
+                                          " bytes of its own; the budget is ", detail::in_bytes(o.budget),
+                                          ".\n  Set .budget to at least ", c.staging, "."),
+                           0, o.budget, c.staging);
   if (packer.largest_unit() > plan.capacity_) {
     const std::size_t worst = packer.largest_at();
     const auto least = static_cast<std::size_t>(detail::checked_add(

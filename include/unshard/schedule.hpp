@@ -258,9 +258,8 @@ class schedule {
       if (!count_keys) return;
     }
     for (int holder : detail::ranks_of(layout, p.piece.first, p.piece.elements)) {
-      if (holds() && holder == rank_) continue;
       const std::uint32_t key = shares_messages() ? key_of(replicas(p, layout, holder)) : 0;
-      if (!holds()) continue;
+      if (!holds() || holder == rank_) continue;
       for_each_run(p, layout, holder, false, true, [&](std::uint32_t r) { sends_.push_back({holder, key, r}); });
     }
   }
@@ -282,9 +281,9 @@ class schedule {
     if (!shares_messages()) return 0;
     std::uint64_t digest = detail::mix(0x9e7, group.size());
     for (int r : group) digest = detail::mix(digest, r);
-    const auto known = std::find(keys_.begin(), keys_.end(), digest);
-    if (known == keys_.end()) keys_.push_back(digest);
-    return static_cast<std::uint32_t>(known - keys_.begin());
+    const auto key = static_cast<std::size_t>(std::find(keys_.begin(), keys_.end(), digest) - keys_.begin());
+    if (key == keys_.size()) keys_.push_back(digest);
+    return static_cast<std::uint32_t>(key);
   }
 
   /// A collective instead of messages, where the engine has one and every rank decides so.

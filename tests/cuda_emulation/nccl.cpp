@@ -190,9 +190,8 @@ void kernel(ncclComm* comm, const std::vector<operation>& list) {
     if (m->bytes != d.bytes) {
       violation("rank " + std::to_string(d.from) + " sends " + std::to_string(m->bytes) + " bytes, rank " +
                 std::to_string(me) + " receives " + std::to_string(d.bytes));
-      m->taken = true;
-      w.changed.notify_all();
-      continue;
+      wait_in(comm, lock, [] { return false; });
+      return;
     }
     lock.unlock();
     dawdle();

@@ -32,42 +32,68 @@ class batch_filler {
       }
       for (const auto& c : schedule_.collectives_) call(batch, c);
     }
-    std::size_t staged = 0;
+    std::size_t staged = schedule_.engine_.regions ? 0 : place_packs();
     for (const auto& m : schedule_.messages_) {
       const bool sends = m.kind == transfer_kind::send;
       const std::span<const std::uint32_t> runs(schedule_.order_.data() + m.first, m.count);
       const bool in_shard = sends == gathers();
       lists(runs, in_shard, list_);
-      if (schedule_.engine_.regions) {
+      if (schedule_.engine_.regions || is_direct()) {
         transfer_parts(batch, m, number, list_);
         continue;
       }
-      const bool direct = list_.size() == 1 && list_[0].size.dims() == 1;
       std::size_t at = staged;
-      bool first_use = true;
-      if (!direct && sends) {  // what several peers get is packed once
-        const auto known = std::find_if(packs_.begin(), packs_.end(), [&](const pack& p) { return p.key == m.key; });
-        first_use = known == packs_.end();
-        if (!first_use) at = known->at;
-      }
-      if (!direct && first_use) {
-        if (sends) packs_.push_back({m.key, at});
+      if (sends) {
+        pack& p = *pack_of(m.key);
+        at = p.at;
+        if (p.first_batch == number && !p.packed) {
+          const region whole = contiguous(memory_.staging + at, m.bytes);
+          copy_before(batch, list_, std::span(&whole, 1));
+          p.packed = true;
+        }
+      } else {
         staged += m.bytes;
       }
-      const region whole = direct ? list_[0] : contiguous(memory_.staging + at, m.bytes);
-      if (!direct && sends && first_use && first_batch(m) == number) copy_before(batch, list_, std::span(&whole, 1));
-      one_.assign(1, whole);
+      one_.assign(1, contiguous(memory_.staging + at, m.bytes));
       transfer_parts(batch, m, number, one_);
-      if (!direct && !sends && last_batch(m) == number) unpack(batch, m, runs, in_shard, whole.base);
+      if (!sends && last_batch(m) == number) unpack(batch, m, runs, in_shard, one_[0].base);
     }
-    packs_.clear();
   }
 
  private:
+  /// What some peers get alike, packed once, in the first batch that sends it.
   struct pack {
     std::uint32_t key;
-    std::size_t at;
+    std::size_t at;  // in staging
+    std::size_t first_batch;
+    bool packed;
   };
+
+  auto pack_of(std::uint32_t key) {
+    return std::find_if(packs_.begin(), packs_.end(), [=](const pack& p) { return p.key == key; });
+  }
+
+  /// Gives every pack its place at the start of staging; returns where the rest begins.
+  std::size_t place_packs() {
+    packs_.clear();
+    std::size_t staged = 0;
+    for (const auto& m : schedule_.messages_) {
+      if (m.kind != transfer_kind::send) continue;
+      lists(std::span<const std::uint32_t>(schedule_.order_.data() + m.first, m.count), gathers(), list_);
+      if (is_direct()) continue;
+      const auto known = pack_of(m.key);
+      if (known != packs_.end()) {
+        known->first_batch = std::min(known->first_batch, first_batch(m));
+      } else {
+        packs_.push_back({m.key, staged, first_batch(m), false});
+        staged += m.bytes;
+      }
+    }
+    return staged;
+  }
+
+  /// Whether list_ is one contiguous run already, so that nothing is staged.
+  bool is_direct() const { return list_.size() == 1 && list_[0].size.dims() == 1; }
 
   bool gathers() const { return schedule_.movement_ == movement::gather; }
 
