@@ -11,7 +11,8 @@ inline bool use() {
   unshard::run_ranks(ranks, [&right](auto& comm) {
     std::vector<float> shard(3, static_cast<float>(comm.rank()));
     std::vector<unshard::parameter_view> parameters;
-    parameters.emplace_back("w", unshard::flat_shard{{2, 3}, ranks}, sizeof(float), std::as_writable_bytes(std::span{shard}));
+    parameters.emplace_back("w", unshard::flat_shard{{2, 3}, ranks}, sizeof(float),
+                            std::as_writable_bytes(std::span{shard}));
     for (auto& chunk : unshard::chunks(parameters, comm, unshard::read_write, {.budget = unshard::KiB})) {
       for (auto piece : chunk) {
         for (float& x : piece.template as<float>()) x += 1;
