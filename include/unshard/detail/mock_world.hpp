@@ -224,13 +224,16 @@ class mock_world {
     changed_.notify_all();
     std::int64_t next = never;
     bool asleep = false;
+    bool waiting = false;
     for (const seat& s : seats_) {
       if (s.state == state::coming || s.state == state::running) return;
       if (s.state != state::blocked) continue;
       if (can_go_on(s)) return;
+      waiting = true;
       if (s.deadline < next) next = s.deadline;
       asleep = asleep || s.wish == wish::nothing;
     }
+    if (!waiting) return;
     // A wait that all peers have launched may end before they wait, too: ranks need not wait in the same place.
     for (seat& s : seats_) {
       if (asleep || s.state != state::blocked || s.wish != wish::wait_begins) continue;
