@@ -46,6 +46,8 @@ need_programs() {
 need_tests() {
   need_programs
   need /usr/include/doctest/doctest.h doctest-dev "the test framework"
+  need pkg-config pkg-config "tells where libraries are"
+  need /usr/include/nlohmann/json.hpp nlohmann-json3-dev "unshard-plan and its tests read JSON"
 }
 
 # configure FOLDER [meson option...]: makes build folder build/FOLDER, or brings its options up to date.
