@@ -59,6 +59,8 @@ class trace {
     }
   }
 
+  int ranks() const { return ranks_; }  ///< of whom it has heard
+
   /// The whole trace, as JSON. Spans that are still open are left out.
   void write(std::ostream& out) const {
     const std::lock_guard<std::mutex> lock(mutex_);
