@@ -217,9 +217,8 @@ struct mpi_flight {
   std::vector<MPI_Request> requests;
   std::vector<mpi_message> messages;  // as many, in the same order
   std::vector<mpi_copy> after;
-  std::vector<int> done;  // room for MPI_Testsome
-  std::vector<MPI_Status> statuses;
-  std::size_t left = 0;
+  std::size_t number = 0;    // of the launch, the same on every rank
+  std::size_t ended = 0;     // of the requests, in their order
   std::exception_ptr error;  // what ready() found; wait() throws it
 };
 
@@ -327,6 +326,10 @@ class mpi_communicator {
     MPI_Comm_size(comm, &size_);
     detail::check_mpi(MPI_Comm_dup(comm, &comm_), "MPI_Comm_dup", rank_);
     detail::check_mpi(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler", rank_);
+    int* tag_ub = nullptr;
+    int found = 0;
+    MPI_Comm_get_attr(MPI_COMM_WORLD, MPI_TAG_UB, static_cast<void*>(&tag_ub), &found);
+    if (found != 0) tag_ub_ = *tag_ub;
     words_ = std::make_unique<words>();
     words_->all.resize(max_word * static_cast<std::size_t>(size_));
   }
@@ -351,14 +354,12 @@ class mpi_communicator {
   /// Sends are posted first, so that peers can fetch while this rank copies.
   mpi_completion launch(mpi_batch batch) {
     check("launch");
+    listen("launch", false);
     auto flight = std::make_shared<detail::mpi_flight>();
+    flight->number = launches_++;
     flight->messages = std::move(batch.messages_);
     flight->after = std::move(batch.after_);
-    const std::size_t n = flight->messages.size();
-    flight->requests.assign(n, MPI_REQUEST_NULL);
-    flight->done.resize(n);
-    flight->statuses.resize(n);
-    flight->left = n;
+    flight->requests.assign(flight->messages.size(), MPI_REQUEST_NULL);
     flights_.push_back(flight);
     const bool sends_first = batch.independent();
     if (sends_first) post(*flight, true);
@@ -385,9 +386,11 @@ class mpi_communicator {
       const auto polled = detail::pacer::clock::now();
       failed(MPI_Test(&request, &here, MPI_STATUS_IGNORE), "MPI_Iallgather");
       if (here != 0) break;
-      idle(pacer, polled, "exchange", timeout_ms, -1);
+      idle(pacer, polled, "exchange", timeout_ms, nullptr);
     }
     words_->busy = false;
+    listen("exchange", true);  // words that come late may meet a peer that gave up
+    ++exchanges_;
     std::memcpy(all.data(), words_->all.data(), mine.size() * static_cast<std::size_t>(size_));
   }
 
@@ -414,14 +417,21 @@ class mpi_communicator {
  private:
   friend class mpi_completion;
   static constexpr std::size_t max_word = 256;
-  static constexpr int data_tag = 0;
-  static constexpr int abort_tag = 1;
+  static constexpr int abort_tag = 0;  // those of data are above
+  static constexpr int launches_told_apart = 16;
   static constexpr int abort_ms = 1000;
+
+  struct notice {  // what abort tells the peers
+    int timed_out = 0;
+    int missing = -1;
+    std::size_t exchanges = 0;  // that this rank has ended
+    char reason[max_word] = {};
+  };
 
   struct words {  // what exchanges and aborts have under way: left to MPI where they can't be ended
     std::byte mine[max_word];
     std::vector<std::byte> all;
-    char reason[max_word];
+    notice last;
     bool busy = false;
   };
 
@@ -462,63 +472,101 @@ class mpi_communicator {
     for (std::size_t i = 0; i < flight.messages.size(); ++i) {
       detail::mpi_message& m = flight.messages[i];
       if (m.sends != sends) continue;
-      failed(sends ? MPI_Isend(m.base, m.count, m.type.get(), m.peer, data_tag, comm_, &flight.requests[i])
-                   : MPI_Irecv(m.base, m.count, m.type.get(), m.peer, data_tag, comm_, &flight.requests[i]),
+      const int tag = tag_of(flight.number, m.bytes);
+      failed(sends ? MPI_Isend(m.base, m.count, m.type.get(), m.peer, tag, comm_, &flight.requests[i])
+                   : MPI_Irecv(m.base, m.count, m.type.get(), m.peer, tag, comm_, &flight.requests[i]),
              sends ? "MPI_Isend" : "MPI_Irecv");
       m.type = {};
     }
   }
 
-  /// One poll. True where an operation ended; throws where one failed.
+  /// One poll, of the first operation that is left: MPI moves all of them in any call. Not MPI_Testsome: MPICH gives
+  /// its errors to the handler of MPI_COMM_WORLD. True where an operation ended; throws where one failed.
   bool poll(detail::mpi_flight& flight) {
-    if (flight.left == 0) return false;
-    int ended = 0;
-    const int code = MPI_Testsome(static_cast<int>(flight.requests.size()), flight.requests.data(), &ended,
-                                  flight.done.data(), flight.statuses.data());
-    if (code != MPI_SUCCESS && code != MPI_ERR_IN_STATUS) failed(code, "MPI_Testsome");
-    if (ended == MPI_UNDEFINED) ended = 0;
-    for (int k = 0; k < ended; ++k) {
-      const auto at = static_cast<std::size_t>(k);
-      const detail::mpi_message& m = flight.messages[static_cast<std::size_t>(flight.done[at])];
-      end(m, flight.statuses[at], code == MPI_ERR_IN_STATUS ? flight.statuses[at].MPI_ERROR : MPI_SUCCESS);
+    bool moved = false;
+    for (; flight.ended < flight.requests.size(); ++flight.ended) {
+      if (!poll(flight, flight.ended)) return moved;
+      moved = true;
     }
-    flight.left -= static_cast<std::size_t>(ended);
-    return ended > 0;
+    return moved;
   }
 
-  void end(const detail::mpi_message& m, MPI_Status& status, int code) {
-    int kind = code;
-    if (code != MPI_SUCCESS) MPI_Error_class(code, &kind);
-    if (kind != MPI_SUCCESS && kind != MPI_ERR_TRUNCATE)
-      failed(code, detail::concat(m.sends ? "a send to" : "a receive from", " rank ", m.peer));
-    if (m.sends) return;
-    MPI_Count got = 0;
-    if (kind == MPI_SUCCESS) MPI_Get_elements_x(&status, MPI_BYTE, &got);
-    if (kind == MPI_SUCCESS && got == static_cast<MPI_Count>(m.bytes)) return;
+  bool poll(detail::mpi_flight& flight, std::size_t at) {
+    if (flight.requests[at] == MPI_REQUEST_NULL) return true;
+    const detail::mpi_message& m = flight.messages[at];
+    int ended = 0;
+    MPI_Status status;
+    failed(MPI_Test(&flight.requests[at], &ended, &status),
+           detail::concat(m.sends ? "a send to" : "a receive from", " rank ", m.peer));
+    if (ended != 0 && !m.sends && received(status) != static_cast<MPI_Count>(m.bytes)) differ(m, status);
+    return ended != 0;
+  }
+
+  static MPI_Count received(const MPI_Status& status) {
+    MPI_Count bytes = 0;
+    MPI_Get_elements_x(&status, MPI_BYTE, &bytes);
+    return bytes;
+  }
+  [[noreturn]] void differ(const detail::mpi_message& m, const MPI_Status& status) {
     fail(batch_mismatch(detail::concat("mpi_communicator: rank ", rank_, " expected ", m.bytes, " bytes from rank ",
-                                       m.peer, ", which sent ",
-                                       kind == MPI_SUCCESS ? std::to_string(got) : std::string("more"),
+                                       m.peer, ", which sent ", received(status),
                                        ". Give both ends of a transfer equally many bytes.")));
   }
 
-  /// Between two polls of a wait: paces, and ends the wait at its deadline or where a peer aborted.
-  void idle(detail::pacer& pacer, detail::pacer::clock::time_point polled, const char* call, int timeout_ms,
-            int missing) {
-    if (!pacer.pause(polled)) return;
+  /// The tag of a message says its launch and its length, so that one of another length is never received: MPI writes
+  /// past the end or ends the process (Open MPI 4.1, MPICH 4.0) where it is longer than its receive.
+  int tag_of(std::size_t launch, std::size_t bytes) const {
+    const auto lengths = static_cast<std::size_t>(tag_ub_ / launches_told_apart);
+    return static_cast<int>(launch % launches_told_apart * lengths + bytes % (lengths - 1)) + 1;
+  }
+
+  /// All receives of a launch are posted at once, so what came for it and found none has another length.
+  void check_lengths(const detail::mpi_flight& flight) {
+    for (std::size_t i = flight.ended; i < flight.messages.size(); ++i) {
+      const detail::mpi_message& m = flight.messages[i];
+      if (m.sends || flight.requests[i] == MPI_REQUEST_NULL) continue;
+      int here = 0;
+      MPI_Status status;
+      failed(MPI_Iprobe(m.peer, MPI_ANY_TAG, comm_, &here, &status), "MPI_Iprobe");
+      const int first = tag_of(flight.number, 0);
+      const int next = first + tag_ub_ / launches_told_apart;
+      if (here != 0 && status.MPI_TAG >= first && status.MPI_TAG < next) differ(m, status);
+    }
+  }
+
+  /// Throws where a peer aborted: peer_timeout, where it did so as it had waited too long, unless for this rank. One
+  /// that aborted after the exchange in hand does no harm to that; then the next call throws.
+  void listen(std::string_view call, bool in_exchange) {
     int here = 0;
     MPI_Status status;
     failed(MPI_Iprobe(MPI_ANY_SOURCE, abort_tag, comm_, &here, &status), "MPI_Iprobe");
-    if (here != 0) {
-      char reason[max_word] = {};
-      failed(MPI_Recv(reason, static_cast<int>(max_word), MPI_CHAR, status.MPI_SOURCE, abort_tag, comm_, &status),
-             "MPI_Recv");
-      told_ = true;
-      fail(peer_failed(detail::concat("mpi_communicator: ", call, ": rank ", status.MPI_SOURCE, " aborted: ",
-                                      std::string_view(reason, strnlen(reason, max_word)), " [rank ", rank_, "]"),
-                       status.MPI_SOURCE));
-    }
+    if (here == 0) return;
+    notice n;
+    const int from = status.MPI_SOURCE;
+    failed(MPI_Recv(&n, static_cast<int>(sizeof n), MPI_BYTE, from, abort_tag, comm_, &status), "MPI_Recv");
+    told_ = true;
+    const std::string text =
+        detail::concat("mpi_communicator: ", call, ": rank ", from, " aborted: ", static_cast<const char*>(n.reason),
+                       " [rank ", rank_, " of ", size_, "]");
+    failure_ = n.timed_out != 0 && n.missing != rank_ ? std::make_exception_ptr(peer_timeout(text, n.missing))
+                                                      : std::make_exception_ptr(peer_failed(text, from));
+    if (!in_exchange || n.exchanges <= exchanges_) std::rethrow_exception(failure_);
+  }
+
+  /// Between two polls of a wait: paces, and ends the wait at its deadline or where a peer aborted.
+  void idle(detail::pacer& pacer, detail::pacer::clock::time_point polled, std::string_view call, int timeout_ms,
+            detail::mpi_flight* flight) {
+    if (!pacer.pause(polled)) return;
+    listen(call, flight == nullptr);
+    if (flight != nullptr) check_lengths(*flight);
     if (!pacer.expired()) return;
+    int missing = -1;
+    for (std::size_t i = 0; flight != nullptr && missing < 0 && i < flight->requests.size(); ++i) {
+      if (!poll(*flight, i)) missing = flight->messages[i].peer;
+    }
     const std::string who = missing < 0 ? std::string("some rank") : detail::concat("rank ", missing);
+    timed_out_ = true;
+    missing_ = missing;
     fail(peer_timeout(
         detail::concat("mpi_communicator: ", call, ": ", who, " did not come within ", timeout_ms,
                        " ms; it may be slow, or dead. Look for its own error, or raise .timeout_ms. [rank ", rank_,
@@ -530,15 +578,13 @@ class mpi_communicator {
     if (flight.error) std::rethrow_exception(flight.error);
     check("wait");
     detail::pacer pacer(timeout_ms);
-    while (flight.left > 0) {
+    while (flight.ended < flight.requests.size()) {
       const auto polled = detail::pacer::clock::now();
       if (poll(flight)) {
         pacer.moved();
-        continue;
+      } else {
+        idle(pacer, polled, "wait", timeout_ms, &flight);
       }
-      std::size_t first = 0;
-      while (flight.requests[first] == MPI_REQUEST_NULL) ++first;
-      idle(pacer, polled, "wait", timeout_ms, flight.messages[first].peer);
     }
     for (const detail::mpi_copy& copy : flight.after) copy_regions(copy.from, copy.to);
     std::erase_if(flights_, [&](const auto& other) { return other.get() == &flight; });
@@ -547,12 +593,15 @@ class mpi_communicator {
   void end_all(std::string_view reason) {
     std::vector<MPI_Request> open;
     if (!told_) {
-      reason.copy(words_->reason, max_word - 1);
-      words_->reason[std::min(reason.size(), max_word - 1)] = 0;
+      notice& last = words_->last;
+      last.timed_out = timed_out_ ? 1 : 0;
+      last.missing = missing_;
+      last.exchanges = exchanges_;
+      last.reason[reason.copy(last.reason, max_word - 1)] = 0;
       for (int peer = 0; peer < size_; ++peer) {
         if (peer == rank_) continue;
         MPI_Request request = MPI_REQUEST_NULL;
-        MPI_Isend(words_->reason, static_cast<int>(max_word), MPI_CHAR, peer, abort_tag, comm_, &request);
+        MPI_Isend(&last, static_cast<int>(sizeof last), MPI_BYTE, peer, abort_tag, comm_, &request);
         open.push_back(request);
       }
     }
@@ -589,8 +638,13 @@ class mpi_communicator {
   int rank_ = 0;
   int size_ = 0;
   int level_ = MPI_THREAD_SINGLE;
+  int tag_ub_ = 32767;
+  std::size_t launches_ = 0;
+  std::size_t exchanges_ = 0;
   std::exception_ptr failure_;  // what every call throws, once there is one
   bool told_ = false;           // a peer aborted and told everybody
+  bool timed_out_ = false;      // this rank waited too long, for missing_, -1: nobody knows for whom
+  int missing_ = -1;
   bool aborted_ = false;
   bool abandoned_ = false;
   std::unique_ptr<words> words_;
@@ -603,7 +657,7 @@ inline bool mpi_completion::ready() {
   } catch (...) {
     flight_->error = std::current_exception();
   }
-  return flight_->left == 0 || flight_->error;
+  return flight_->ended == flight_->requests.size() || flight_->error;
 }
 inline void mpi_completion::wait(int timeout_ms) { comm_->finish(*flight_, timeout_ms); }
 
