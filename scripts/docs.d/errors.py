@@ -31,7 +31,7 @@ def meanings():
     text = (ROOT / 'include/unshard/error.hpp').read_text()
     found = {}
     for comment, name, base, body in re.findall(
-            r'((?:^///.*\n)+)class [^\n]*?(\w+) : public ([\w:]+) \{\n(.*?)^\};', text, re.M | re.S):
+            r'((?:^///[^\n]*\n)+)class [^\n]*?(\w+) : public ([\w:]+) \{\n(.*?)^\};', text, re.M | re.S):
         sentence = ' '.join(line[3:].strip() for line in comment.strip().split('\n'))
         members = re.findall(r'^  [\w:]+ (\w+)(?: = [^;]+)?;\s*///< (.*)$', body, re.M)
         found[name] = (sentence, members)
@@ -106,7 +106,7 @@ def main():
             kind = f'`{kind}`' if kind in types else kind
             page += [f'{who.capitalize()}: {kind}', '', '```text', wrapped, '```', '']
         if members:
-            page += ['Members: ' + '; '.join(f'`{n}`, {html.escape(t)}' for n, t in members) + '.', '']
+            page += ['Members: ' + '; '.join(f'`{n}`, {html.escape(t, quote=False)}' for n, t in members) + '.', '']
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text('\n'.join(page))
     print(f'errors: {len(cases)} cases')

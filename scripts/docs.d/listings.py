@@ -9,6 +9,8 @@ What a listing needs around it stands in comments that the reader of the page do
     <!-- needs: mpi -->  skipped where that is not installed: mpi, nccl, cuda, regions of a kind this script knows
     <!-- fails -->       the program is expected to exit with a status other than 0
     <!-- output -->      the next ```text is what the program prints on stdout, compared line by line
+    <!-- prints: tool arguments -->  the next ```text is what this command prints; a line `...` stands for any lines.
+                         Commands are those in the folder $TOOLS; skipped where it has no such
 
 A program that did compile and run is not compiled again until its text or a header changes.
 """
@@ -30,8 +32,8 @@ PARTS = re.compile(r'<!--(?P<comment>.*?)-->|^(?P<indent>[ ]*)```(?P<kind>\w*)[^
 class Listing:
     def __init__(self, page, line, code):
         self.page, self.line, self.code = page, line, code
-        self.shown = ''
         self.output = None
+        self.command = None
         self.needs = None
         self.fails = False
 
@@ -41,7 +43,7 @@ class Listing:
 
 def listings_of(page):
     text = (ROOT / page).read_text()
-    found, before, needs, fails, goes_on, output = [], '', None, False, False, False
+    found, before, needs, fails, goes_on, output, command = [], '', None, False, False, False, None
     for part in PARTS.finditer(text):
         line = text.count('\n', 0, part.start()) + 1
         comment = (part['comment'] or '').strip()
@@ -57,6 +59,11 @@ def listings_of(page):
             goes_on = True
         elif comment == 'output':
             output = True
+        elif comment.startswith('prints:'):
+            command = comment[len('prints:'):].split()
+        elif part['kind'] == 'text' and command:
+            found.append(Listing(page, line, ''))
+            found[-1].command, found[-1].output, command = command, part['code'], None
         elif part['kind'] == 'text' and output:
             found[-1].output = part['code']
             output = False
@@ -106,8 +113,34 @@ def headers_digest():
     return digest.hexdigest()
 
 
+def matches(shown, said):
+    """Line by line; a line of `...` alone is any number of lines."""
+    if not shown:
+        return not said
+    if shown[0].strip() == '...':
+        return any(matches(shown[1:], said[i:]) for i in range(len(said) + 1))
+    return bool(said) and shown[0] == said[0] and matches(shown[1:], said[1:])
+
+
+def lines_of(text):
+    return [line.rstrip() for line in (text or '').strip('\n').split('\n')]
+
+
+def check_command(listing):
+    tool = pathlib.Path(os.environ.get('TOOLS', '/nowhere')) / listing.command[0]
+    if not tool.exists():
+        return 'skipped', f'{listing}: no {listing.command[0]} in $TOOLS'
+    ran = subprocess.run([str(tool), *listing.command[1:]], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    shown = [line for line in lines_of(listing.output) if not line.startswith('$ ')]
+    if not matches(shown, lines_of(ran.stdout + ran.stderr)):
+        return 'failed', f'{listing}: {" ".join(listing.command)} prints\n{ran.stdout}{ran.stderr}'
+    return 'passed', None
+
+
 def check(listing, out, salt):
     """('passed' | 'skipped' | 'failed', what to say)."""
+    if listing.command:
+        return check_command(listing)
     name = hashlib.sha256((listing.code + str(listing.output) + str(listing.needs) + salt).encode()).hexdigest()[:16]
     source, program, mark = out / f'{name}.cpp', out / name, out / f'{name}.passed'
     commands = how_to(listing, source, program)
@@ -126,10 +159,8 @@ def check(listing, out, salt):
             return 'failed', f'{listing}: still runs after 60 s'
         if (ran.returncode != 0) != listing.fails:
             return 'failed', f'{listing}: exits with {ran.returncode}\n{ran.stdout[-1500:]}{ran.stderr[-1500:]}'
-        said = [line.rstrip() for line in ran.stdout.rstrip().split('\n')]
-        shown = [line.rstrip() for line in (listing.output or '').rstrip().split('\n')]
-        if listing.output is not None and said != shown:
-            return 'failed', f'{listing}: prints\n' + '\n'.join(said) + '\nthe page says\n' + '\n'.join(shown)
+        if listing.output is not None and lines_of(ran.stdout) != lines_of(listing.output):
+            return 'failed', f'{listing}: prints\n{ran.stdout}\nthe page says\n{listing.output}'
     mark.touch()
     return 'passed', None
 
