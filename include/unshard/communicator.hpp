@@ -13,14 +13,14 @@ inline namespace v0 {
 /// A strided block of bytes. `size` and `stride` have equally many dimensions, outermost first; strides are in
 /// bytes and the innermost dimension counts single bytes, stride 1. It owns nothing.
 struct region {
-  std::byte* base = nullptr;
+  std::byte* base = nullptr;  ///< where its first byte is
   extents size;
   extents stride;
 };
 
 /// A region that is only read.
 struct const_region {
-  const std::byte* base = nullptr;
+  const std::byte* base = nullptr;  ///< where its first byte is
   extents size;
   extents stride;
 

@@ -13,8 +13,8 @@ inline namespace v0 {
 
 /// Pieces are const; nothing is written back.
 struct read_access {
-  static constexpr bool gathers = true;
-  static constexpr bool writes = false;
+  static constexpr bool gathers = true;  ///< whether chunks arrive with their values
+  static constexpr bool writes = false;  ///< whether they go back
   static constexpr std::string_view name = "read";
 };
 /// Pieces hold the values; what the body changes is written back.
@@ -33,7 +33,7 @@ inline constexpr read_access read;
 inline constexpr read_write_access read_write;
 inline constexpr overwrite_access overwrite;
 
-/// One of the three.
+/// One of the three. Each says whether it `gathers`, whether it `writes`, and its `name`.
 template <class A>
 concept access_mode =
     std::same_as<A, read_access> || std::same_as<A, read_write_access> || std::same_as<A, overwrite_access>;
@@ -147,7 +147,7 @@ class gather_scope {
   using session = detail::session<R, C, A, M>;
 
  public:
-  using chunk_type = typename session::chunk_type;
+  using chunk_type = typename session::chunk_type;  ///< chunk, or const_chunk under read
 
   /// Chunk i of the plan; blocks until it is there. Throws as chunks() does.
   gather_scope(const chunk_plan& plan, std::size_t i, R&& handles, C& comm, A, const options& o)

@@ -25,7 +25,7 @@ enum class event_kind {
 
 /// What an observer is given. `message` is valid during the call only.
 struct event {
-  event_kind kind;
+  event_kind kind;          ///< what has happened
   int rank;                 ///< this rank
   std::size_t chunk;        ///< number of the chunk in its plan
   std::size_t chunks;       ///< how many the plan has

@@ -22,6 +22,7 @@ enum class cut {
 /// Which ranks hold the whole values of a chunk.
 class residency {
  public:
+  /// Makes root(rank) and every_rank; use those.
   static constexpr residency on_root(int rank) { return residency(rank); }
   static constexpr residency everywhere() { return residency(-1); }
 

@@ -18,7 +18,7 @@ inline namespace v0 {
 
 /// What a plan comes to. Prints as a table.
 struct plan_summary {
-  std::size_t chunks = 0;
+  std::size_t chunks = 0;       ///< how many
   std::size_t bytes = 0;        ///< of all values, tied ones once; no alignment
   std::size_t largest = 0;      ///< bytes of the fullest chunk, alignment between pieces included
   std::size_t peak = 0;         ///< bytes: the most that any rank holds, buffers, staging and alignment all in
@@ -100,7 +100,8 @@ class chunk_plan {
  public:
   static constexpr std::uint64_t digest_seed = 0x91a7;  ///< where digest() starts
 
-  std::size_t chunks() const { return summary_.chunks; }
+  std::size_t chunks() const { return summary_.chunks; }  ///< how many
+  /// What it comes to, in a struct that prints.
   const plan_summary& summary() const { return summary_; }
   /// The most bytes that a chunk may have: (budget - staging) / in_flight, rounded down to the alignment; half of
   /// that for engines without regions, whose chunks are staged.

@@ -20,6 +20,7 @@ enum class movement {
 };
 
 /// What an operation of a schedule does on this rank.
+/// Sends and receives between two ranks, copies on this one, and what the engine's collectives do.
 enum class transfer_kind { send, recv, copy, all_gather, broadcast, gather, scatter };
 
 /// A contiguous run of a shard and its place in the chunk: the lemma that keeps schedules small. A piece is an
@@ -49,6 +50,7 @@ class batch_filler;
 
 /// Which optional functions an engine's batch has.
 struct collectives {
+  // Each as in the comment of communicator.
   bool all_gather = false;
   bool broadcast = false;
   bool gather = false;
@@ -112,9 +114,10 @@ class schedule {
     group(recvs_, transfer_kind::recv);
   }
 
-  std::size_t batches() const { return batches_; }  ///< the same on every rank
-  std::size_t chunk_bytes() const { return chunk_bytes_; }
+  std::size_t batches() const { return batches_; }          ///< the same on every rank
+  std::size_t chunk_bytes() const { return chunk_bytes_; }  ///< of the buffer that holds the chunk
   const std::vector<scheduled_run>& runs() const { return runs_; }
+  /// Where a run lies in the chunk.
   std::span<const detail::strided_block> blocks_of(const scheduled_run& r) const {
     return std::span(blocks_).subspan(r.first_block, r.blocks);
   }

@@ -28,9 +28,11 @@
 namespace unshard {
 inline namespace v0 {
 
+/// The type of `borrowed`.
 struct borrowed_t {};
 inline constexpr borrowed_t borrowed{};  ///< use the caller's ncclComm_t itself, and never abort it
 
+/// What a communicator over NCCL may be told.
 struct nccl_options {
   host_exchange exchange = {};        ///< how hosts agree; on every rank or on none. Without: a small NCCL communicator
   int timeout_ms = 600'000;           ///< bounds construction and destruction; 0: none

@@ -22,7 +22,7 @@ using index_t = std::int64_t;
 /// and one element.
 class extents {
  public:
-  static constexpr int max_dims = 8;
+  static constexpr int max_dims = 8;  ///< the most dimensions
 
   constexpr extents() = default;
   /// From a braced list of integers. Throws bad_layout (more than 8, a negative one), size_overflow (over 2^63 - 1).
@@ -39,7 +39,7 @@ class extents {
     assign(list.data(), list.size());
   }
 
-  constexpr int dims() const { return dims_; }
+  constexpr int dims() const { return dims_; }  ///< how many dimensions
   constexpr index_t operator[](int d) const { return size_[d]; }
   constexpr index_t& operator[](int d) { return size_[d]; }
 
@@ -192,6 +192,7 @@ class rank_list {
   bool empty() const { return count_ == 0; }
   int operator[](int i) const { return listed_ ? list_[static_cast<std::size_t>(i)] : first_ + i * step_; }
 
+  /// Whether it is one of them.
   bool contains(int rank) const {
     if (listed_) return std::binary_search(list_.begin(), list_.end(), rank);
     return rank >= first_ && (rank - first_) % step_ == 0 && (rank - first_) / step_ < count_;

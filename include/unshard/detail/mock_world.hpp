@@ -35,8 +35,8 @@ inline constexpr const char* mock_op_names[] = {"open_batch", "send",      "recv
 
 /// One operation of one rank.
 struct mock_record {
-  static constexpr std::size_t none = static_cast<std::size_t>(-1);
-  mock_op op;
+  static constexpr std::size_t none = static_cast<std::size_t>(-1);  ///< no batch
+  mock_op op;                                                        ///< what it was
   int peer = -1;             ///< whom a send or recv is for; the root of a broadcast, gather or scatter; else -1
   std::size_t bytes = 0;     ///< this rank's own part; of a launch or a wait: all that its batch sends and receives
   std::size_t batch = none;  ///< number of its launch on this rank; none: never launched, or an exchange
@@ -88,8 +88,8 @@ class [[gnu::visibility("default")]] injected_failure : public device_failed {
  public:
   injected_failure(const std::string& what, int the_rank, std::size_t the_operation)
       : device_failed(what), rank(the_rank), operation(the_operation) {}
-  int rank;
-  std::size_t operation;
+  int rank;               ///< whose operation failed
+  std::size_t operation;  ///< its number on that rank, from 0
 };
 
 /// Thrown by every call of a rank that the script has let die; nothing reaches the wrapped engine any more.

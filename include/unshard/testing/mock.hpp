@@ -158,6 +158,7 @@ class mock_communicator {
     std::size_t operations_ = 0;
   };
 
+  /// What launch returns; concept completion.
   class completion {
    public:
     completion(completion&& other) noexcept : mock_(std::exchange(other.mock_, nullptr)), number_(other.number_) {}
