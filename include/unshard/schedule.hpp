@@ -20,7 +20,8 @@ enum class movement {
 };
 
 /// What an operation of a schedule does on this rank.
-/// Sends and receives between two ranks, copies on this one, and what the engine's collectives do.
+/// `send` and `recv` to and from a peer, `copy` on this rank, and the engine's collectives: `all_gather`, `broadcast`,
+/// `gather`, `scatter`.
 enum class transfer_kind { send, recv, copy, all_gather, broadcast, gather, scatter };
 
 /// A contiguous run of a shard and its place in the chunk: the lemma that keeps schedules small. A piece is an
@@ -36,8 +37,8 @@ struct scheduled_run {
 
 /// One operation: some runs, to or from one peer.
 struct scheduled_transfer {
-  transfer_kind kind;
-  int peer;  ///< this rank for copies, the root of a collective
+  transfer_kind kind;  ///< what to do
+  int peer;            ///< this rank for copies, the root of a collective
   std::size_t bytes;
   std::size_t batch;  ///< which of the movement's batches it is in
   std::span<const std::uint32_t> runs;
@@ -50,11 +51,10 @@ class batch_filler;
 
 /// Which optional functions an engine's batch has.
 struct collectives {
-  // Each as in the comment of communicator.
   bool all_gather = false;
   bool broadcast = false;
   bool gather = false;
-  bool scatter = false;
+  bool scatter = false;  ///< the opposite of gather: (send, recv, bytes, root)
 };
 
 /// The collectives of a batch type, found by concept.

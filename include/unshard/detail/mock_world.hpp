@@ -13,7 +13,8 @@
 namespace unshard {
 inline namespace v0 {
 
-/// What a mock records. Every one but `abort` is a point at which a fault can be injected.
+/// What a mock records: the functions of a communicator and its batch, `gather` and `scatter` included. Every one but
+/// `abort` is a point at which a fault can be injected.
 enum class mock_op : unsigned char {
   open_batch,
   send,
