@@ -22,11 +22,11 @@ class threads_batch {
  public:
   void send(std::span<const const_region> from, int peer) {
     check("send to", peer);
-    side_.sends.push_back({peer, side_.keep(from), bytes_of(from)});
+    side_.sends.push_back({peer, side_.from.keep(from)});
   }
   void recv(std::span<const region> to, int peer) {
     check("recv from", peer);
-    side_.receives.push_back({peer, side_.keep(to), bytes_of(to)});
+    side_.receives.push_back({peer, side_.to.keep(to)});
   }
   void copy_before(std::span<const const_region> from, std::span<const region> to) {
     copy("copy_before", from, to, side_.before);
@@ -37,7 +37,7 @@ class threads_batch {
 
  private:
   friend class threads_communicator;
-  threads_batch(int rank, int ranks) : rank_(rank), ranks_(ranks) {}
+  threads_batch(int rank, int ranks, detail::threads_side side) : side_(std::move(side)), rank_(rank), ranks_(ranks) {}
 
   void check(std::string_view what, int peer) const {
     if (peer < 0 || peer >= ranks_)
@@ -46,11 +46,11 @@ class threads_batch {
   }
   void copy(std::string_view what, std::span<const const_region> from, std::span<const region> to,
             std::vector<detail::threads_side::own_copy>& list) {
-    const std::size_t bytes = bytes_of(from);
-    if (bytes_of(to) != bytes)
-      throw batch_mismatch(detail::concat("threads_batch: ", what, " from ", bytes, " bytes to ", bytes_of(to),
+    const detail::threads_side::own_copy c{side_.from.keep(from), side_.to.keep(to)};
+    if (c.from.bytes != c.to.bytes)
+      throw batch_mismatch(detail::concat("threads_batch: ", what, " from ", c.from.bytes, " bytes to ", c.to.bytes,
                                           "; both lists must have equally many [rank ", rank_, " of ", ranks_, ']'));
-    list.push_back({side_.keep(from), side_.keep(to), bytes});
+    list.push_back(c);
   }
 
   detail::threads_side side_;
@@ -100,10 +100,7 @@ class threads_communicator {
   int size() const noexcept { return engine_->size(); }
   unshard::capabilities capabilities() const noexcept { return {}; }
 
-  threads_batch open_batch() {
-    engine_->check(rank_);
-    return threads_batch(rank_, size());
-  }
+  threads_batch open_batch() { return threads_batch(rank_, size(), engine_->open(rank_)); }
   /// Does not block. The last rank to launch matches the two ends of every transfer.
   threads_completion launch(threads_batch b) {
     if (b.rank_ != rank_ || b.ranks_ != size())

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <thread>
 #include <unshard/detail/threads_batch.hpp>
+#include <unshard/detail/threads_failure.hpp>
 #include <utility>
 #include <vector>
 
@@ -53,6 +54,7 @@ struct threads_job {
 /// call throws before the last byte of the caller's memory has been touched.
 class threads_engine {
   using clock = std::chrono::steady_clock;
+  using failure = threads_failure;
   using lock = std::unique_lock<std::mutex>;
   static constexpr std::size_t everything = std::numeric_limits<std::size_t>::max();
 
@@ -73,10 +75,17 @@ class threads_engine {
     return !std::exchange(at(rank).taken, true);
   }
 
-  /// Throws where the group is poisoned.
-  void check(int rank) {
+  /// An empty side, with room from earlier ones where there are any.
+  threads_side open(int rank) {
     lock l(mutex_);
     if (cause_.what != failure::none) fail(l, rank);
+    std::vector<threads_side>& spare = at(rank).spare;
+    threads_side side;
+    if (!spare.empty()) {
+      side = std::move(spare.back());
+      spare.pop_back();
+    }
+    return side;
   }
 
   /// Adds a rank's side to its next batch. The last rank matches all of them; nobody blocks.
@@ -95,7 +104,7 @@ class threads_engine {
     ++at(rank).launches;
     job->sides[static_cast<std::size_t>(rank)] = std::move(side);
     job->launched[static_cast<std::size_t>(rank)] = 1;
-    if (++job->arrived == size()) open(l, rank, *job);
+    if (++job->arrived == size()) start(l, rank, *job);
     return job;
   }
 
@@ -105,13 +114,16 @@ class threads_engine {
   }
 
   /// Until the batch is done, on all ranks.
-  void wait(int rank, const threads_job& job, int timeout_ms) {
+  void wait(int rank, threads_job& job, int timeout_ms) {
     lock l(mutex_);
     at(rank).waits_for = &job;
     carry_until(
         l, rank, timeout_ms, job.number, [&] { return job.done; },
         [&](int peer) { return job.launched[static_cast<std::size_t>(peer)] != 0; },
         [&] { return concat("batch ", job.number); });
+    threads_side& side = job.sides[static_cast<std::size_t>(rank)];
+    side.clear();
+    at(rank).spare.push_back(std::move(side));
   }
 
   void exchange(int rank, std::span<const std::byte> mine, std::span<std::byte> all, int timeout_ms) {
@@ -146,7 +158,7 @@ class threads_engine {
   /// Ends everything, for all ranks. Blocks for the blocks that are being copied: microseconds.
   void abort(int rank, std::string_view reason) noexcept {
     lock l(mutex_);
-    poison({failure::aborted, rank, -1, words(reason)}, 0);
+    poison({failure::aborted, rank, -1, failure::words(reason)}, 0);
     idle_.wait(l, [&] { return carrying_ == 0; });
   }
 
@@ -155,11 +167,11 @@ class threads_engine {
     lock l(mutex_);
     rank_state& self = at(rank);
     if (std::exchange(self.gone, true)) return;
-    self.how = words(how);
+    self.how = failure::words(how);
     for (const auto& job : jobs_) {
       const auto r = static_cast<std::size_t>(rank);
       if (job->done || job->launched[r] == 0 || job->sides[r].empty()) continue;
-      poison({failure::gone, rank, -1, {}}, 0);
+      poison({failure::gone, rank, -1, failure::words(how)}, 0);
       idle_.wait(l, [&] { return carrying_ == 0; });
       break;
     }
@@ -172,7 +184,8 @@ class threads_engine {
     const threads_job* waits_for = nullptr;  // the last that it waited for
     std::size_t launches = 0;
     std::size_t exchanges = 0;
-    std::string how;  // it went
+    std::vector<threads_side> spare;  // empty, with room
+    std::string how;                  // it went
     bool asleep = false;
     bool taken = false;
     bool gone = false;
@@ -186,32 +199,16 @@ class threads_engine {
     std::vector<std::byte> words;
   };
 
-  /// Why the group is poisoned.
-  struct failure {
-    enum kind { none, aborted, gone, timeout, mismatch } what = none;
-    int rank = 0;      // who aborted, went, gave up
-    int missing = -1;  // who did not come in time
-    std::string text;
-  };
-
   rank_state& at(int rank) { return ranks_[static_cast<std::size_t>(rank)]; }
-
-  /// Of a message, where memory may be short.
-  static std::string words(std::string_view text) noexcept {
-    try {
-      return std::string(text);
-    } catch (...) {
-      return {};
-    }
-  }
 
   void wake(rank_state& r) noexcept {
     if (std::exchange(r.asleep, false)) r.waker.notify_one();
   }
 
   /// Matches and cuts a batch that all ranks have launched. Others carry older batches meanwhile.
-  void open(lock& l, int rank, threads_job& job) {
+  void start(lock& l, int rank, threads_job& job) {
     std::string difference;
+    std::swap(job.work, spare_work_);
     l.unlock();
     try {
       difference = plan_work(job.number, job.sides, workers_, job.work);
@@ -222,12 +219,18 @@ class threads_engine {
       throw;
     }
     l.lock();
-    if (!difference.empty()) {
-      poison({failure::mismatch, rank, -1, std::move(difference)}, job.number);
-    } else {
-      job.open = true;
-      advance(job);
-    }
+    if (!difference.empty()) return poison({failure::mismatch, rank, -1, std::move(difference)}, job.number);
+    job.open = true;
+    const bool tiny = job.work.bytes() <= threads_work::smallest_block;
+    if (!tiny || job.number >= stop_at_) return advance(job);
+    // To copy so little takes no longer than to wake somebody for it.
+    job.phase = threads_work::phases;
+    ++carrying_;
+    l.unlock();
+    for (; job.carried < job.work.blocks(); ++job.carried) job.work.copy(job.carried);
+    l.lock();
+    if (--carrying_ == 0) idle_.notify_all();
+    advance(job);
   }
 
   /// Opens the phase after one whose last block is done, or ends the batch.
@@ -238,6 +241,8 @@ class threads_engine {
       return;
     }
     job.done = true;
+    job.work.clear();
+    std::swap(job.work, spare_work_);
     while (!jobs_.empty() && jobs_.front()->done) {
       jobs_.pop_front();
       ++first_job_;
@@ -262,7 +267,7 @@ class threads_engine {
     if (carrying_ >= workers_) return nullptr;
     for (const auto& job : jobs_) {
       if (job->number >= stop_at_) break;
-      if (job->open && !job->done && job->next < job->work.end(job->phase)) return job.get();
+      if (job->open && job->phase < threads_work::phases && job->next < job->work.end(job->phase)) return job.get();
     }
     return nullptr;
   }
@@ -290,7 +295,7 @@ class threads_engine {
       if (cause_.what != failure::none && number >= stop_at_) fail(l, rank);
       const int missing = first_missing(here);
       if (missing >= 0 && at(missing).gone) {
-        poison({failure::gone, missing, -1, {}}, 0);
+        poison({failure::gone, missing, -1, at(missing).how}, 0);
         fail(l, rank);
       }
       const bool bounded = missing >= 0 && timeout_ms > 0;  // when all have come, the rest is ours to do
@@ -344,29 +349,7 @@ class threads_engine {
       if (!carry(l)) sleep(l, at(rank), nullptr);
     }
     idle_.wait(l, [&] { return carrying_ == 0; });
-    const std::string here = concat(" [rank ", rank, " of ", size(), ']');
-    switch (cause_.what) {
-      case failure::mismatch:
-        throw batch_mismatch(cause_.text + here);
-      case failure::timeout:
-        if (rank == cause_.missing)
-          throw peer_failed(concat("threads_communicator: rank ", cause_.rank, " gave up on this rank after ",
-                                   cause_.text, ". Raise timeout_ms, or find what holds this rank up.", here),
-                            cause_.rank);
-        throw peer_timeout(concat("threads_communicator: rank ", cause_.missing, " did not arrive; rank ", cause_.rank,
-                                  " waited ", cause_.text,
-                                  ". A slow rank can't be told from a dead one: look at that rank, or raise "
-                                  "timeout_ms.",
-                                  here),
-                           cause_.missing);
-      case failure::gone:
-        throw peer_failed(concat("threads_communicator: rank ", cause_.rank, " is gone, ", at(cause_.rank).how,
-                                 ", and can't take part any more.", here),
-                          cause_.rank);
-      default:
-        throw peer_failed(concat("threads_communicator: rank ", cause_.rank, " aborted: ", cause_.text, here),
-                          cause_.rank);
-    }
+    cause_.rethrow(rank, size());
   }
 
   std::mutex mutex_;
@@ -374,6 +357,7 @@ class threads_engine {
   std::vector<rank_state> ranks_;
   const int workers_;  // most threads that carry at a time
   int carrying_ = 0;
+  threads_work spare_work_;                        // empty, with room
   std::deque<std::shared_ptr<threads_job>> jobs_;  // those not done, by number
   std::size_t first_job_ = 0;                      // the number of the first of them
   std::size_t stop_at_ = everything;               // the first job that must not be carried
