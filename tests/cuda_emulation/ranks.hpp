@@ -135,11 +135,16 @@ inline ncclUniqueId new_id() {
   return id;
 }
 
-/// The caller's own communicator, blocking.
-inline ncclComm_t parent(const ncclUniqueId& id, int n, int rank) {
+/// The caller's own communicator.
+inline ncclComm_t parent(const ncclUniqueId& id, int n, int rank, bool blocking = true) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = blocking ? 1 : 0;
   ncclComm_t comm = nullptr;
-  ncclCommInitRankConfig(&comm, n, id, rank, &config);
+  ncclResult_t state = ncclCommInitRankConfig(&comm, n, id, rank, &config);
+  while (state == ncclInProgress) {
+    std::this_thread::yield();
+    ncclCommGetAsyncError(comm, &state);
+  }
   return comm;
 }
 

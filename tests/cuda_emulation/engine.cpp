@@ -1,0 +1,256 @@
+// engine.cpp: the NCCL engine over the test double: the conformance kit, whole ranges on random models, faults.
+
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <unshard/comm/nccl.hpp>
+#include <unshard/comm/threads.hpp>
+#include <unshard/cuda/copy_boxes.hpp>
+#include <unshard/cuda/memory.hpp>
+#include <unshard/testing/conformance.hpp>
+#include <unshard/unshard.hpp>
+
+#include "oracle.hpp"
+#include "ranks.hpp"
+
+namespace {
+
+using namespace ranks;
+using unshard::nccl_communicator;
+using unshard::cuda::memcpy_copier;
+using unshard::cuda::thrust_copier;
+
+/// At the end of every case: nothing was misused, nothing is left.
+struct clean {
+  clean() { static_cast<void>(cuda_emulation::violations()); }
+  ~clean() {
+    cuda_emulation::reach_everything(false);
+    cuda_emulation::seed(0);
+    CHECK(cuda_emulation::leaks() == "");
+    for (const std::string& v : cuda_emulation::violations()) FAIL_CHECK(v);
+  }
+};
+
+std::string what(const std::exception_ptr& thrown) {
+  try {
+    if (thrown) std::rethrow_exception(thrown);
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return "";
+}
+template <class E>
+bool is(const std::exception_ptr& thrown) {
+  try {
+    if (thrown) std::rethrow_exception(thrown);
+  } catch (const E&) {
+    return true;
+  } catch (...) {
+  }
+  return false;
+}
+
+/// f(comm, stream) on n ranks, each with a communicator of its own from an id, with no host way.
+template <class Copier = memcpy_copier, class F>
+std::vector<std::exception_ptr> on_ranks(int n, F f, unshard::nccl_options options = {.timeout_ms = 10'000}) {
+  const ncclUniqueId id = new_id();
+  return run_all(n, [&](int rank) {
+    ranks::stream s;
+    nccl_communicator<Copier> comm(id, n, rank, s.get(), options);
+    f(comm, s.get());
+  });
+}
+void expect_none(const std::vector<std::exception_ptr>& thrown) {
+  for (const auto& t : thrown) CHECK(what(t) == "");
+}
+
+/// For the kit: n ranks over the double, whose hosts talk through the threads engine, or through NCCL's device words.
+template <class Copier, bool Words, bool Borrowed>
+struct make_ranks {
+  template <class F>
+  void operator()(int n, F f) const {
+    const ncclUniqueId id = new_id();
+    unshard::threads_group hosts(n);
+    run_all(n, [&](int rank) {
+      ranks::stream s;
+      auto host = hosts.communicator(rank);
+      unshard::nccl_options options{.timeout_ms = 2'000};
+      if (!Words) options.exchange = host;
+      if constexpr (Borrowed) {
+        ncclComm_t own = parent(id, n, rank, false);
+        {
+          nccl_communicator<Copier> comm(unshard::borrowed, own, s.get(), options);
+          f(comm);
+        }
+        ncclCommAbort(own);  // the owner's to end
+      } else {
+        nccl_communicator<Copier> comm(id, n, rank, s.get(), options);
+        f(comm);
+      }
+    });
+  }
+};
+
+template <class Make>
+std::vector<std::string> findings(Make make) {
+  cuda_emulation::reach_everything(true);  // the kit's buffers are ordinary host memory
+  std::vector<std::string> out;
+  for (const unshard::finding& f : unshard::check_communicator(make, 1'000)) out.push_back(f.check + " | " + f.what);
+  cuda_emulation::leaks();
+  for (const std::string& v : cuda_emulation::violations())
+    if (v.find("sends 8 bytes") == std::string::npos) out.push_back(v);  // which the kit does on purpose
+  return out;
+}
+
+TEST_CASE("nccl_communicator: the conformance kit finds nothing, with a host way for exchanges") {
+  const clean at_end;
+  CHECK(findings(make_ranks<memcpy_copier, false, false>{}) == std::vector<std::string>{});
+}
+TEST_CASE("nccl_communicator: the conformance kit finds nothing on a borrowed communicator, with thrust_copier") {
+  const clean at_end;
+  CHECK(findings(make_ranks<thrust_copier, false, true>{}) == std::vector<std::string>{});
+}
+TEST_CASE("nccl_communicator: without a host way peers don't learn the reason of an abort, and all else holds") {
+  const clean at_end;
+  for (const std::string& f : findings(make_ranks<memcpy_copier, true, false>{})) {
+    CAPTURE(f);
+    CHECK(f.find("abort wakes the others") != std::string::npos);
+  }
+}
+
+/// A rank's shards of a random model on its device, and handles over them.
+struct device_model {
+  struct handle : oracle::handle {
+    std::span<std::byte> bytes;
+    std::span<std::byte> shard() const { return bytes; }
+  };
+  device_model(std::vector<oracle::tensor>& model, int rank, cudaStream_t stream) : handles_at(stream) {
+    for (const oracle::handle& h : oracle::handles_of(model, rank)) {
+      auto& home = h.owner->shards[h.rank];
+      if (h.owner == h.what || at.empty() || model[h.what->tied_to].tied_to == h.index) {
+        at.push_back(std::make_unique<buffer>(home.size(), stream));
+        cudaMemcpyAsync(at.back()->data(), home.data(), home.size(), cudaMemcpyDefault, stream);
+      } else {
+        at.push_back(nullptr);
+      }
+      const std::size_t owner = h.what->tied_to;
+      list.push_back({h, {at[owner]->data(), home.size()}});
+    }
+  }
+  /// Back into the model.
+  void store() {
+    for (std::size_t i = 0; i < list.size(); ++i) {
+      auto& home = list[i].owner->shards[list[i].rank];
+      if (at[i] != nullptr) cudaMemcpyAsync(home.data(), at[i]->data(), home.size(), cudaMemcpyDefault, handles_at);
+    }
+    cudaStreamSynchronize(handles_at);
+  }
+  cudaStream_t handles_at;
+  std::vector<std::unique_ptr<buffer>> at;
+  std::vector<handle> list;
+};
+
+/// One random range over a random model: what is read is right, what is written arrives, padding stays.
+template <class Copier, class Memory>
+void whole_range(std::uint64_t seed) {
+  CAPTURE(seed);
+  oracle::dice roll(seed);
+  const int n = static_cast<int>(roll(1, 4));
+  std::vector<oracle::tensor> model = oracle::some_model(n, roll);
+  std::vector<oracle::tensor> after = model;
+  const int access = static_cast<int>(roll(0, 2));
+  if (access != 0)
+    for (std::size_t i = 0; i < after.size(); ++i) {
+      if (after[i].tied_to == i)
+        for (std::byte& b : after[i].value) b ^= std::byte{0x5a};
+    }
+  for (oracle::tensor& t : after) t.value = after[t.tied_to].value;
+  unshard::options options;
+  options.cut = roll.chance(50) ? unshard::cut::oversized : unshard::cut::never;
+  options.in_flight = static_cast<int>(roll(1, 3));
+  options.alignment = roll.chance(50) ? 128 : 1;
+  if (roll.chance(40)) options.on = unshard::every_rank;
+  else options.on = unshard::root(static_cast<int>(roll(0, n - 1)));
+  options.timeout_ms = 20'000;
+  options.budget = static_cast<std::size_t>(roll(500, 20'000));
+  const bool rooted = roll.chance(50);
+  cuda_emulation::set_version(rooted ? 23'000 : 22'700);
+  unshard::threads_group hosts(n);
+  const bool words = roll.chance(30);
+  const ncclUniqueId id = new_id();
+  std::atomic<int> wrong{0};
+  const auto thrown = run_all(n, [&](int rank) {
+    ranks::stream s;
+    auto host = hosts.communicator(rank);
+    unshard::nccl_options way{.timeout_ms = 10'000};
+    if (!words) way.exchange = host;
+    nccl_communicator<Copier> comm(id, n, rank, s.get(), way);
+    device_model mine(model, rank, s.get());
+    auto memory = [&] {
+      if constexpr (std::is_same_v<Memory, unshard::pinned_memory>) {
+        return unshard::pinned_memory();
+      } else {
+        return Memory(s.get());
+      }
+    }();
+    unshard::options o = options;
+    for (;; o.budget *= 2) {  // the same on every rank
+      try {
+        static_cast<void>(unshard::make_plan(mine.list, o, comm.capabilities()));
+        break;
+      } catch (const unshard::budget_too_small&) {
+      }
+    }
+    const auto visit = [&](auto how) {
+      for (auto& chunk : unshard::chunks(mine.list, comm, how, o, memory)) {
+        for (auto piece : chunk) {
+          const oracle::tensor& t = model[piece.index()];
+          const auto first = static_cast<std::size_t>(piece.first()) * t.element_size;
+          const auto bytes = piece.bytes();
+          if (bytes.empty()) continue;
+          if (access != 2) {  // as a caller's kernels would: on the stream, without a word to the host
+            const buffer seen(bytes.size());
+            cudaMemcpyAsync(seen.data(), bytes.data(), bytes.size(), cudaMemcpyDefault, s.get());
+            cudaStreamSynchronize(s.get());
+            wrong += std::memcmp(seen.data(), t.value.data() + first, bytes.size()) != 0;
+          }
+          if constexpr (!std::is_const_v<typename decltype(bytes)::element_type>) {
+            cudaMemcpyAsync(bytes.data(), after[t.tied_to].value.data() + first, bytes.size(), cudaMemcpyDefault,
+                            s.get());
+            if (unshard::is_host_memory<Memory>) cudaStreamSynchronize(s.get());
+          }
+        }
+      }
+    };
+    if (access == 0) visit(unshard::read);
+    if (access == 1) visit(unshard::read_write);
+    if (access == 2) visit(unshard::overwrite);
+    mine.store();
+  });
+  expect_none(thrown);
+  CHECK(wrong == 0);
+  for (std::size_t i = 0; i < model.size(); ++i) model[i].value = after[i].value;
+  CHECK(oracle::first_wrong_shard(model) == "");
+  cuda_emulation::set_version(NCCL_VERSION_CODE);
+}
+
+TEST_CASE("chunks over NCCL: random models are read and written right, in device memory") {
+  const clean at_end;
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+    cuda_emulation::seed(seed);
+    whole_range<memcpy_copier, unshard::cuda_memory>(seed);
+    whole_range<thrust_copier, unshard::cuda_memory>(seed + 1000);
+  }
+}
+TEST_CASE("chunks over NCCL: random models are read and written right, in pinned host memory") {
+  const clean at_end;
+  for (std::uint64_t seed = 2001; seed <= 2040; ++seed) {
+    cuda_emulation::seed(seed);
+    whole_range<memcpy_copier, unshard::pinned_memory>(seed);
+  }
+}
+
+}  // namespace
