@@ -29,9 +29,9 @@ struct overwrite_access {
   static constexpr bool writes = true;
   static constexpr std::string_view name = "overwrite";
 };
-inline constexpr read_access read;
-inline constexpr read_write_access read_write;
-inline constexpr overwrite_access overwrite;
+inline constexpr read_access read;              ///< gather; pieces are const
+inline constexpr read_write_access read_write;  ///< gather, and write back
+inline constexpr overwrite_access overwrite;    ///< write back what the body filled, all of it
 
 /// One of the three. Each says whether it `gathers`, whether it `writes`, and its `name`.
 template <class A>
@@ -103,7 +103,7 @@ class chunk_range {
   /// How many chunks of the plan are behind: written back, as far as this rank has waited. `.first_chunk` resumes
   /// there.
   std::size_t committed() const { return session_.committed(); }
-  const chunk_plan& plan() const { return session_.plan(); }
+  const chunk_plan& plan() const { return session_.plan(); }  ///< the one it follows
 
  private:
   session session_;

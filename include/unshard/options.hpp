@@ -22,8 +22,9 @@ enum class cut {
 /// Which ranks hold the whole values of a chunk.
 class residency {
  public:
-  /// Makes root(rank) and every_rank; use those.
+  /// Makes root(rank).
   static constexpr residency on_root(int rank) { return residency(rank); }
+  /// Makes every_rank.
   static constexpr residency everywhere() { return residency(-1); }
 
   constexpr bool all() const { return root_ < 0; }

@@ -108,7 +108,7 @@ class chunk_plan {
   std::size_t capacity() const { return capacity_; }
   /// The options and the engine that it was made for.
   const options& made_for() const { return options_; }
-  const unshard::capabilities& engine() const { return engine_; }
+  const unshard::capabilities& engine() const { return engine_; }  ///< what it takes the engine to be able to do
   /// Of all layouts and element sizes, in order, with their ties.
   std::uint64_t digest() const { return digest_; }
   /// Handles that share an earlier one's identity: {index, index of the first}, rising.

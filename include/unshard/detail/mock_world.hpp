@@ -30,6 +30,7 @@ enum class mock_op : unsigned char {
   exchange,
   abort
 };
+/// Their names, in the same order.
 inline constexpr const char* mock_op_names[] = {"open_batch", "send",      "recv",   "copy_before", "copy_after",
                                                 "all_gather", "broadcast", "gather", "scatter",     "launch",
                                                 "wait",       "exchange",  "abort"};
@@ -149,6 +150,7 @@ class mock_world {
     const std::lock_guard lock(mutex_);
     return hung_;
   }
+  /// What a rank has done so far.
   std::vector<mock_record> log(int rank) const {
     const std::lock_guard lock(mutex_);
     return at(rank).log;

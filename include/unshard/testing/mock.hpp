@@ -57,7 +57,7 @@ class mock_communicator {
   /// device_failed: operations over max_bytes, batches over max_operations, lists where there are no regions.
   void limit(const unshard::capabilities& most) { limits_ = most; }
   mock_world& world() { return *world_; }
-  std::vector<mock_record> log() const { return world_->log(rank()); }
+  std::vector<mock_record> log() const { return world_->log(rank()); }  ///< what this rank has done so far
   mock_counts counts() const { return world_->counts(rank()); }
   /// This rank does something else for a while, by the mock's clock: in a loop's body, a body that takes that long.
   void sleep_ms(int ms) {
