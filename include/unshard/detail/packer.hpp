@@ -167,7 +167,7 @@ class packer {
     if (group != 0 && group == group_) {
       unit_.aligned =
           static_cast<std::size_t>(checked_add(static_cast<index_t>(unit_.aligned), static_cast<index_t>(aligned)));
-      unit_.last = unit_.aligned - aligned + p.bytes;
+      if (p.bytes > 0) unit_.last = unit_.aligned - aligned + p.bytes;
       unit_.end = p.index + 1;
       unit_.group = true;
       return;

@@ -1,0 +1,167 @@
+// Schedules without any data: over all ranks sends match receives, every byte is written exactly once, and their cost
+// grows with what they move.
+#include <unshard/schedule.hpp>
+
+#include <doctest/doctest.h>
+
+#include <map>
+
+#include "oracle.hpp"
+
+using namespace unshard;
+
+namespace {
+
+/// All ranks' schedules of one chunk of one random tensor list, checked against each other.
+struct world {
+  int ranks;
+  std::vector<oracle::tensor> model;
+  std::vector<planned_piece> pieces;
+  residency on = root(0);
+  capabilities engine;
+
+  schedule of(movement m, int rank) const {
+    schedule s(m, rank, ranks, on, engine);
+    for (const planned_piece& p : pieces) s.add(p, model[p.parameter].where.layout);
+    s.finish();
+    return s;
+  }
+};
+
+/// Bytes of the chunk that some runs cover.
+void mark(const schedule& s, const scheduled_run& r, std::vector<int>& times) {
+  std::size_t bytes = 0;
+  for (const auto& b : s.blocks_of(r)) {
+    const index_t n = b.size.elements();
+    for (index_t i = 0; i < n; ++i) {
+      index_t rest = i;
+      index_t at = b.offset;
+      for (int d = b.size.dims() - 1; d >= 0; --d) {
+        at += rest % b.size[d] * b.stride[d];
+        rest /= b.size[d];
+      }
+      ++times[static_cast<std::size_t>(at)];
+    }
+    bytes += static_cast<std::size_t>(n);
+  }
+  if (!r.discarded) REQUIRE(bytes == r.bytes);
+}
+
+void check_gather(const world& w) {
+  std::map<std::pair<int, int>, std::vector<std::size_t>> sent, received;  // (from, to): bytes, in order
+  for (int rank = 0; rank < w.ranks; ++rank) {
+    const schedule s = w.of(movement::gather, rank);
+    std::vector<int> times(w.pieces.empty() ? 0 : 4096, 0);
+    std::size_t operations = 0;
+    s.for_each_transfer([&](const scheduled_transfer& t) {
+      std::size_t bytes = 0;
+      for (std::uint32_t r : t.runs) bytes += s.runs()[r].bytes;
+      REQUIRE(bytes == t.bytes);
+      REQUIRE(bytes > 0);
+      if (t.kind == transfer_kind::send) sent[{rank, t.peer}].push_back(t.bytes), ++operations;
+      if (t.kind == transfer_kind::recv) received[{t.peer, rank}].push_back(t.bytes), ++operations;
+      if (t.kind != transfer_kind::send) {
+        for (std::uint32_t r : t.runs) mark(s, s.runs()[r], times);
+      }
+    });
+    REQUIRE(operations <= 2 * static_cast<std::size_t>(w.ranks));
+    if (w.on.holds(rank)) {
+      for (const planned_piece& p : w.pieces) {
+        for (std::size_t b = 0; b < p.bytes; ++b) --times[p.offset + b];
+      }
+    }
+    // Each byte of a piece once; nothing outside of the pieces, nothing where nothing is held.
+    REQUIRE(std::all_of(times.begin(), times.end(), [](int n) { return n == 0; }));
+  }
+  REQUIRE(sent == received);
+}
+
+void check_write_back(const world& w) {
+  std::map<std::pair<int, int>, std::vector<std::size_t>> sent, received;
+  for (int rank = 0; rank < w.ranks; ++rank) {
+    const schedule s = w.of(movement::write_back, rank);
+    std::vector<std::map<std::size_t, int>> times(w.pieces.size());  // by piece: bytes of the shard
+    std::size_t operations = 0;
+    s.for_each_transfer([&](const scheduled_transfer& t) {
+      if (t.kind == transfer_kind::send) sent[{rank, t.peer}].push_back(t.bytes), ++operations;
+      if (t.kind == transfer_kind::recv) received[{t.peer, rank}].push_back(t.bytes), ++operations;
+      if (t.kind == transfer_kind::send) return;
+      for (std::uint32_t r : t.runs) {
+        for (std::size_t b = 0; b < s.runs()[r].bytes; ++b) ++times[s.runs()[r].piece][s.runs()[r].shard_offset + b];
+      }
+    });
+    if (w.engine.regions) REQUIRE(operations <= 2 * static_cast<std::size_t>(w.ranks));
+    for (std::size_t p = 0; p < w.pieces.size(); ++p) {
+      const auto& t = w.model[w.pieces[p].parameter];
+      std::map<std::size_t, int> want;
+      const auto& held = t.where.held[static_cast<std::size_t>(rank)];
+      for (std::size_t i = 0; i < held.size(); ++i) {
+        if (held[i] < w.pieces[p].first || held[i] >= w.pieces[p].first + w.pieces[p].elements) continue;
+        for (std::size_t b = 0; b < t.element_size; ++b) want[i * t.element_size + b] = 1;
+      }
+      REQUIRE(times[p] == want);
+    }
+  }
+  REQUIRE(sent == received);
+}
+
+world some_world(oracle::dice& roll) {
+  world w;
+  w.ranks = static_cast<int>(roll(1, 9));
+  w.model = oracle::some_model(w.ranks, roll);
+  w.on = roll.chance(50) ? every_rank : root(static_cast<int>(roll(0, w.ranks - 1)));
+  w.engine.regions = roll.chance(70);
+  std::size_t at = 0;
+  for (std::size_t i = 0; i < w.model.size() && at < 4000; ++i) {
+    const auto size = w.model[i].element_size;
+    const index_t n = w.model[i].elements();
+    const index_t first = roll(0, n);
+    const index_t most = static_cast<index_t>((4096 - at) / size);
+    const index_t count = std::min(roll(0, n - first), most);
+    w.pieces.push_back({i, first, count, at, static_cast<std::size_t>(count) * size});
+    at += w.pieces.back().bytes + static_cast<std::size_t>(roll(0, 8));
+  }
+  return w;
+}
+
+}  // namespace
+
+TEST_CASE("schedule: sends match receives, every byte of every piece is written exactly once, on random layouts") {
+  for (std::uint64_t seed = 0; seed < 2000; ++seed) {
+    CAPTURE(seed);
+    oracle::dice roll(seed);
+    const world w = some_world(roll);
+    check_gather(w);
+    check_write_back(w);
+  }
+}
+
+TEST_CASE("schedule: at 1,000 ranks a rank's cost is that of what it moves, in calls of the layout") {
+  struct counted {
+    flat_shard held;
+    int* calls;
+    const extents& shape() const { return held.shape(); }
+    extents space() const { return held.space(); }
+    int ranks() const { return held.ranks(); }
+    box_list boxes_of(int r) const { return ++*calls, held.boxes_of(r); }
+    int replica_of(int r) const { return ++*calls, held.replica_of(r); }
+    rank_list replicas_of(int r) const { return ++*calls, held.replicas_of(r); }
+    rank_list ranks_of(index_t first, index_t n) const { return ++*calls, held.ranks_of(first, n); }
+    bool operator==(const counted&) const = default;
+  };
+  const auto calls_of = [](int ranks, int rank, movement m) {
+    int calls = 0;
+    const counted layout{flat_shard({1'000'000}, ranks), &calls};
+    schedule s(m, rank, ranks, root(0), {});
+    for (std::size_t i = 0; i < 10; ++i)
+      s.add({0, static_cast<index_t>(i) * 100'000, 100, i * 400, 400}, layout);  // each on one rank
+    s.finish();
+    return calls;
+  };
+  for (const movement m : {movement::gather, movement::write_back}) {
+    CHECK(calls_of(1000, 0, m) <= 60);    // the root: 10 pieces of one holder each
+    CHECK(calls_of(1000, 500, m) <= 40);  // a rank that holds one of them
+    CHECK(calls_of(1000, 3, m) <= 20);    // one that holds nothing
+    CHECK(calls_of(1000, 0, m) <= 2 * calls_of(20, 0, m));
+  }
+}
