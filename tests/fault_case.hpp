@@ -88,7 +88,7 @@ struct outcome {
   faults::said said = said::nothing;
   std::string text;
   int rank = -1;
-  std::size_t chunk = static_cast<std::size_t>(-1);
+  std::size_t chunk = static_cast<std::size_t>(-1);  // of plan_mismatch: the parameter
   std::size_t committed = 0;
   std::size_t wrong_bytes = 0;  // that the body saw
 };
@@ -338,7 +338,7 @@ class run {
     } catch (const out_of_memory& e) {
       out.said = said::out_of_memory, out.text = e.what();
     } catch (const plan_mismatch& e) {
-      out.said = said::mismatch, out.text = e.what(), out.rank = e.rank;
+      out.said = said::mismatch, out.text = e.what(), out.rank = e.rank, out.chunk = e.parameter;
     } catch (const bad_shard& e) {
       out.said = said::bad_shard, out.text = e.what();
     } catch (const unwritten_piece& e) {

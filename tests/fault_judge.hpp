@@ -43,6 +43,10 @@ class judge {
   std::string verdict() {
     if (run_.world().hung()) complain("all ranks waited for ever");
     for (std::size_t h : run_.held) check(h == 0, "bytes of memory were not given back");
+    const bool takes_time = f_.kind == kind::die || f_.kind == kind::time_out || f_.kind == kind::short_delay ||
+                            f_.kind == kind::long_delay || f_.kind == kind::long_body ||
+                            f_.kind == kind::never_enters || f_.kind == kind::corrupt;
+    check(takes_time || run_.world().now_ms() == 0, "a rank waited for its deadline, where it could be told at once");
     if (f_.kind == kind::corrupt) {
       corrupted();
     } else if (harmless(s_, f_)) {
@@ -120,10 +124,15 @@ class judge {
       } else if (f_.kind == kind::differs) {
         check(o.said == said::mismatch, about(r));
         check(o.rank == (f_.victim == 0 ? 1 : f_.victim), about(r) + ", about the wrong rank");
+        constexpr std::size_t differs_at[differences] = {4, 0, 1, 2, nowhere, nowhere, nowhere, 3};
+        check(o.chunk == differs_at[f_.point], about(r) + ", about the wrong parameter");
       } else if (is_victim(r)) {
         own(o, r);
       } else if (!(f_.kind == kind::after_write && o.said == said::nothing && last_after_write())) {
         check(o.said == said::peer_failed && o.rank == f_.victim, about(r));
+        const std::string& why = run_.first[static_cast<std::size_t>(f_.victim)].text;
+        const bool left = f_.kind == kind::body_throws || f_.kind == kind::body_breaks;
+        check(left || o.text.find(why.substr(0, 100)) != std::string::npos, about(r) + ", which does not say why");
         if (agreed_chunk == nowhere) agreed_chunk = o.chunk;
         check(o.chunk == agreed_chunk, about(r) + ", others of another chunk");
       }

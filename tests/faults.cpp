@@ -14,7 +14,13 @@ using namespace faults;
 
 namespace {
 
+std::size_t number_from(const char* variable, std::size_t otherwise) {
+  const char* text = std::getenv(variable);
+  return text == nullptr ? otherwise : std::strtoul(text, nullptr, 10);
+}
+
 /// Ends the program, loudly, where a case takes longer than a minute of real time: nothing in the grid needs any.
+/// UNSHARD_FAULTS_PATIENCE=s: other seconds.
 class watchdog {
  public:
   watchdog() : thread_([this] { watch(); }) {}
@@ -36,12 +42,13 @@ class watchdog {
       const std::lock_guard lock(mutex_);
       if (cases_ != last) ticks = 0;
       last = cases_;
-      if (ticks < 600 || cases_ == 0) continue;
+      if (ticks < patience_ * 10 || cases_ == 0) continue;
       std::fprintf(stderr, "HANG: %s\n", what_.c_str());
       std::_Exit(3);
     }
   }
 
+  int patience_ = static_cast<int>(number_from("UNSHARD_FAULTS_PATIENCE", 60));
   std::mutex mutex_;
   std::string what_;
   std::size_t cases_ = 0;
@@ -119,8 +126,7 @@ std::string verdict_of(const setting& s, const fault& f, mock_op op) {
 
 /// All cases of one engine and one depth. Prints the product and its factors.
 void grid(engine_kind engine, int in_flight) {
-  const char* every_text = std::getenv("UNSHARD_FAULTS");
-  const std::size_t every = every_text == nullptr ? 1 : std::strtoul(every_text, nullptr, 10);
+  const std::size_t every = number_from("UNSHARD_FAULTS", 1);
   watchdog dog;
   std::array<std::size_t, kinds> by_kind{};
   std::map<int, std::size_t> by_ranks, by_access, by_residency;

@@ -417,6 +417,9 @@ class mock_communicator {
         s.log.back().batch = number;
         s.log.back().chunk = s.chunk_of_batch[number];
         if (fault && fault->kind == fault_kind::time_out) time_out("wait", -1);
+        if (number != s.waits_begun)
+          throw device_failed(detail::concat("mock: rank ", rank(), " waits for batch ", number, " and not for batch ",
+                                             s.waits_begun, ": wait for every launch, in their order"));
         waits = s.waits_begun++;
         if (shared()) {
           const outcome how = world_->block(lock, rank(), wish::wait_begins, waits, timeout_ms);

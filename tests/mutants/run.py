@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""run.py [NAME...]: breaks the library in one place at a time, in a copy, and expects the tests to notice.
+
+Each mutant is one mistake that someone could make: an edit of some headers, and the test that has to fail. A mutant
+that does not compile, or whose text is no longer there, is a failure of this list. Last line: 'N passed, N failed'.
+"""
+import concurrent.futures
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+BUILD = ROOT / 'build/mutants'
+SESSION = 'detail/session.hpp'
+AGREEMENT = 'agreement.hpp'
+
+# name, test, [(header, text, its replacement), ...]
+MUTANTS = [
+    ('vote_skipped', 'faults', [(SESSION, '''    transport([&] { v = words_.vote(failure ? saying::failed : saying::done, current_, sums, said); });
+''', '')]),
+    ('leave_word_not_sent', 'faults', [(SESSION, '''      transport([&] { v = words_.vote(saying::left, next_, 0, {}); });
+''', '')]),
+    ('leaving_counts_as_done', 'faults', [(AGREEMENT, 'v.all_done && s == saying::done', 'v.all_done && s != saying::failed')]),
+    ('second_exchange_skipped', 'faults', [(AGREEMENT, 'if (any_failed) v.message =', 'if (false) v.message =')]),
+    ('failure_not_said_in_the_opening', 'faults', [
+        (AGREEMENT, 'word(stage::opening, failed ? saying::failed : saying::done', 'word(stage::opening, saying::done')]),
+    ('digests_not_compared', 'faults', [
+        (AGREEMENT, 'v.culprit >= 0 || first_different([](const word& w) { return w.value; }) == 0', 'true')]),
+    ('settings_not_in_the_digest', 'faults', [(AGREEMENT, '0, mix(asked, digest)', '0, digest')]),
+    ('bisection_turns_the_wrong_way', 'faults', [(AGREEMENT, '(differs != 0 ? high : low) = middle', '(differs == 0 ? high : low) = middle')]),
+    ('drain_skipped', 'faults', [(SESSION, '''    transport([&] { drain([] { return false; }); });
+    buffers_.close''', '''    buffers_.close''')]),
+    ('ended_forgotten', 'faults', [(SESSION, '''  void give_up() {
+    ended_ = true;''', '''  void give_up() {''')]),
+    ('abort_skipped', 'faults', [(SESSION, 'comm_.abort(concat("in chunk "', 'static_cast<void>(concat("in chunk "')]),
+    ('written_before_the_vote', 'faults', [(SESSION, '''    emit(event_kind::vote_begun, current_);
+''', '''    emit(event_kind::vote_begun, current_);
+    if constexpr (A::writes) launch(state(current_).write_back, current_, true);
+''')]),
+    ('doubt_not_told', 'faults', [(SESSION, '    if (writing_) {', '    if (false) {')]),
+    ('doubt_about_the_wrong_chunk', 'faults', [(SESSION, 'doubtful = committed_;', 'doubtful = committed_ + 1;')]),
+    ('lists_made_after_the_vote', 'faults', [
+        (SESSION, '''    prepare_chunks(current_ + ahead_ + 2);
+    return sum;''', '''    return sum;'''),
+        (SESSION, '''  void launch_gathers() {
+''', '''  void launch_gathers() {
+    prepare_chunks(next_ + ahead_ + 1);
+''')]),
+    ('memory_not_given_back', 'faults', [('detail/buffers.hpp', '~slot_buffers() { release(); }', '~slot_buffers() {}')]),
+    ('after_write_failure_dropped', 'faults', [(SESSION, '        deferred_ = std::current_exception();', '')]),
+    ('after_write_failure_not_deferred', 'faults', [(SESSION, '        deferred_ = std::current_exception();', '        throw;')]),
+    ('paint_not_looked_at', 'faults', [(SESSION, '&& is_paint(', '&& false && is_paint(')]),
+    ('no_deadline_for_words', 'faults', [(AGREEMENT, 'std::as_writable_bytes(std::span(words_)), timeout_ms_', 'std::as_writable_bytes(std::span(words_)), 0')]),
+    ('no_deadline_for_bytes', 'faults', [(SESSION, 'u.done.wait(options_.timeout_ms)', 'u.done.wait(0)')]),
+    ('mismatch_poisons', 'faults', [(SESSION, '''    } catch (const plan_mismatch&) {
+      end();''', '''    } catch (const plan_mismatch& e) {
+      fail(e.what());''')]),
+    ('shard_length_not_checked', 'faults', [(SESSION, 'if (shard.size() < needed)', 'if (false)')]),
+    ('gather_into_a_slot_in_use', 'faults', [(SESSION, '? slots_ - 1 : slots_ - 2;', '? slots_ - 1 : slots_ - 1;')]),
+    ('wait_returns_early', 'conformance', [('comm/threads.hpp', 'void wait(int timeout_ms) { engine_->wait(rank_, *job_, timeout_ms); }', 'void wait(int) {}')]),
+    ('abort_tells_nobody', 'conformance', [('comm/threads.hpp', 'void abort(std::string_view reason) noexcept { engine_->abort(rank_, reason); }', 'void abort(std::string_view) noexcept {}')]),
+]
+
+
+def compile_to(out, *args):
+    command = [os.environ.get('CXX', 'g++'), '-std=c++20', '-O0', '-w', '-pthread', *args, '-o', out]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def judge(mutant):
+    name, test, edits = mutant
+    folder = BUILD / name
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / 'include', folder / 'include')
+    for header, text, replacement in edits:
+        path = folder / 'include/unshard' / header
+        whole = path.read_text()
+        if whole.count(text) != 1:
+            return False, f'its text is {whole.count(text)} times in {header}'
+        path.write_text(whole.replace(text, replacement))
+    program = folder / test
+    built = compile_to(program, '-I', folder / 'include', ROOT / f'tests/{test}.cpp', BUILD / 'main.o')
+    if built.returncode != 0:
+        return False, 'does not compile: ' + next((l for l in built.stderr.splitlines() if 'error' in l), '')
+    try:
+        ran = subprocess.run([program], capture_output=True, text=True, timeout=300,
+                             env={**os.environ, 'UNSHARD_FAULTS': '7', 'UNSHARD_FAULTS_PATIENCE': '5'})
+    except subprocess.TimeoutExpired:
+        return False, 'ran for 300 s'
+    shutil.rmtree(folder)
+    if ran.returncode == 0:
+        return False, 'SURVIVED'
+    told = [l.strip() for l in (ran.stdout + ran.stderr).splitlines() if 'logged:' in l or 'HANG' in l or 'SIG' in l or 'ERROR' in l]
+    return True, (told[0] if told else f'exit {ran.returncode}')[:200]
+
+
+def main():
+    BUILD.mkdir(parents=True, exist_ok=True)
+    chosen = [m for m in MUTANTS if not sys.argv[1:] or m[0] in sys.argv[1:]]
+    compile_to(BUILD / 'main.o', '-c', ROOT / 'tests/main.cpp')
+    passed = 0
+    with concurrent.futures.ThreadPoolExecutor(int(os.environ.get('JOBS', os.cpu_count()))) as pool:
+        for mutant, (caught, how) in zip(chosen, pool.map(judge, chosen)):
+            passed += caught
+            print(f'{"caught" if caught else "NOT CAUGHT"}: {mutant[0]}: {how}', flush=True)
+    print(f'{passed} passed, {len(chosen) - passed} failed')
+    return passed != len(chosen)
+
+
+sys.exit(main())
