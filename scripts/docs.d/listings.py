@@ -9,7 +9,7 @@ What a listing needs around it stands in comments that the reader of the page do
     <!-- needs: mpi -->  skipped where that is not installed: mpi, nccl, cuda, regions of a kind this script knows
     <!-- fails -->       the program is expected to exit with a status other than 0
     <!-- output -->      the next ```text is what the program prints on stdout, compared line by line
-    <!-- prints: tool arguments -->  the next ```text is what this command prints; a line `...` stands for any lines.
+    <!-- command: tool arguments -->  the next ```text is what this command prints; a line `...` stands for any lines.
                          Commands are those in the folder $TOOLS; skipped where it has no such
 
 A program that did compile and run is not compiled again until its text or a header changes.
@@ -59,8 +59,8 @@ def listings_of(page):
             goes_on = True
         elif comment == 'output':
             output = True
-        elif comment.startswith('prints:'):
-            command = comment[len('prints:'):].split()
+        elif comment.startswith('command:'):
+            command = comment[len('command:'):].split()
         elif part['kind'] == 'text' and command:
             found.append(Listing(page, line, ''))
             found[-1].command, found[-1].output, command = command, part['code'], None

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """reference.py OUT: writes the reference, a page a header, from the comments of include/.
 
-Every public name needs a comment: a name that lacks one fails the build, with its place. A comment covers the
-declarations that follow it without an empty line between. A member is covered, too, where its class's comment or
+Every public name needs a comment: a name that lacks one fails the build, with its place. A comment covers the overloads
+and the values that follow it without an empty line between. A member is covered, too, where its class's comment or
 the comment of a concept says its name: a layout's `boxes_of` means what `shard_layout` says.
 """
 import pathlib
@@ -99,16 +99,22 @@ def without_initialisers(text):
     return text
 
 
-def exempt(cursor):
-    """Names that explain themselves: operators, copies and moves, default constructors, what a container has."""
-    name = cursor.spelling
-    if name.split('<')[0] in {'', 'begin', 'end', 'size', 'empty', 'data', 'iterator', 'npos'} or name.startswith('operator') or cursor.kind == Kind.DESTRUCTOR:
+def hidden(cursor):
+    """What every class has: copies and moves, default constructors, destructors, assignment, deduction guides."""
+    name = cursor.spelling.split('<')[0]
+    if cursor.kind == Kind.DESTRUCTOR or name in {'', 'operator='}:
         return True
-    if cursor.kind == Kind.CONSTRUCTOR or name.split('<')[0] == cursor.semantic_parent.spelling:
-        arguments = [a.type.spelling for a in cursor.get_arguments()]
-        own = cursor.semantic_parent.spelling
-        return not arguments or (len(arguments) == 1 and re.search(rf'\b{re.escape(own)}\b.*&', arguments[0]))
+    own = cursor.semantic_parent.spelling
+    if name == own:
+        arguments = [c.type.spelling for c in cursor.get_children() if c.kind == Kind.PARM_DECL]
+        return not arguments or (len(arguments) == 1 and re.fullmatch(rf'(const )?(\w+::)*{re.escape(own)}(<.*>)? ?&&?', arguments[0]))
     return False
+
+
+def self_explanatory(cursor):
+    """Operators, and what every container has."""
+    names = {'begin', 'end', 'size', 'empty', 'data', 'iterator', 'npos'}
+    return cursor.spelling.startswith('operator') or (cursor.spelling in names and cursor.kind != Kind.FIELD_DECL)
 
 
 class Entry:
@@ -118,6 +124,7 @@ class Entry:
         self.signature = source.signature(cursor)
         self.comment = comment
         self.members = []
+        self.clear = self_explanatory(cursor)
         self.where = f'{pathlib.Path(cursor.location.file.name).relative_to(ROOT)}:{cursor.location.line}'
 
 
@@ -131,7 +138,7 @@ class Reader:
         return self.sources.setdefault(path, Source(path))
 
     def children(self, cursor, members=False):
-        """(child, comment) for the named children, the comment of the one before where that one covers it."""
+        """(child, comment) for the named children; the comment of the one before, where that covers this one, too."""
         covered, before = [], None
         for child in cursor.get_children():
             if child.location.file is None:
@@ -148,7 +155,9 @@ class Reader:
                 continue
             source = self.source(path)
             comment = comment_lines(child, source)
-            if not comment and before is not None and source.follows_directly(before, child):
+            overload = before is not None and before.spelling.split('<')[0] == child.spelling.split('<')[0]
+            values = before is not None and before.kind == child.kind and child.kind not in FUNCTIONS | CLASSES
+            if not comment and (overload or values) and source.follows_directly(before, child):
                 comment = covered
             covered, before = comment, child
             yield child, comment
@@ -163,14 +172,14 @@ class Reader:
             key = (path, child.extent.start.offset)
             forward = child.kind in CLASSES and not child.is_definition()
             special = child.kind == Kind.CLASS_TEMPLATE_PARTIAL_SPECIALIZATION or '<' in child.displayname and child.kind in {Kind.CLASS_DECL, Kind.STRUCT_DECL}
-            if key in self.seen or forward or special or exempt(child) or child.semantic_parent != child.lexical_parent:
+            if key in self.seen or forward or special or hidden(child) or child.semantic_parent != child.lexical_parent:
                 continue
             self.seen.add(key)
             entry = Entry(child, self.source(path), comment)
             self.entries.setdefault(path.relative_to(LIB), []).append(entry)
             if child.kind in CLASSES or child.kind == Kind.ENUM_DECL:
                 for member, text in self.children(child, members=True):
-                    if member.kind not in {Kind.NAMESPACE} and not exempt(member):
+                    if member.kind != Kind.NAMESPACE and not hidden(member):
                         entry.members.append(Entry(member, self.source(path), text))
 
 
@@ -194,12 +203,12 @@ def unexplained(pages):
     for page in pages.values():
         commented = {e.name for e in page if e.comment}
         for entry in page:
-            if not entry.comment and entry.name not in commented and not entry.name.startswith('operator'):
+            if not entry.comment and entry.name not in commented and not entry.clear:
                 missing.append(f'{entry.where}: {entry.name}')
             words = set(re.findall(r'\w+', ' '.join(entry.comment or [])))
             named = {m.name for m in entry.members if m.comment}
             for m in entry.members:
-                if not m.comment and m.name not in words | vocabulary | named and m.name != entry.name:
+                if not (m.comment or m.clear) and m.name not in words | vocabulary | named and m.name != entry.name:
                     missing.append(f'{m.where}: {entry.name}::{m.name}')
     return missing
 
