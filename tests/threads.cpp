@@ -88,8 +88,8 @@ class arena {
       total -= part;
       index_t rest = static_cast<index_t>(part);
       std::vector<index_t> size;
-      for (int d = static_cast<int>(random() % 4); d > 0; --d) {
-        const auto divisor = static_cast<index_t>(random() % 6 + 1);
+      for (int d = part == 0 ? 0 : static_cast<int>(random() % 4); d > 0; --d) {
+        const auto divisor = static_cast<index_t>(random() % (random() % 4 == 0 ? 200 : 6) + 1);
         if (rest % divisor != 0) continue;
         size.push_back(divisor);
         rest /= divisor;
@@ -202,6 +202,29 @@ TEST_CASE("threads_communicator: a long list of small regions is cut in blocks w
       }
       CHECK(target[static_cast<std::size_t>(std::ssize(source) / count)] == std::byte{});
     });
+  }
+}
+
+TEST_CASE("threads_communicator: long strided messages are cut anywhere, in the middle of rows too") {
+  const std::uint32_t seed = 77;
+  MESSAGE("seed ", seed);
+  std::mt19937 random(seed);
+  for (int round = 0; round < 8; ++round) {
+    constexpr std::size_t size = 1'441'440;  // has many divisors
+    arena source(std::size_t{1} << 23, 1), target(std::size_t{1} << 23, 2);
+    const auto from = source.list(size, random);
+    const auto to = target.list(size, random);
+    bytes expected = target.all();
+    const auto out = places(from);
+    const auto in = places(to);
+    for (std::size_t i = 0; i < size; ++i) expected[static_cast<std::size_t>(in[i] - target.all().data())] = *out[i];
+    run_ranks(2, [&](threads_communicator& c) {
+      threads_batch b = c.open_batch();
+      if (c.rank() == 0) b.send(read_only(from), 1);
+      if (c.rank() == 1) b.recv(to, 0);
+      c.launch(std::move(b)).wait(0);
+    });
+    CHECK(target.all() == expected);
   }
 }
 

@@ -43,7 +43,7 @@ PIECES = {
         'detail/open_scopes',
         'detail/session',
     ],
-    'comm/threads': ['detail/threads_batch', 'detail/threads_failure', 'detail/threads_engine'],
+    'comm/threads': ['detail/kept_regions', 'detail/threads_batch', 'detail/threads_failure', 'detail/threads_engine'],
     'comm/mpi': ['detail/pacer', 'detail/region_hull'],
     'comm/nccl': [
         'detail/paired_regions',

@@ -4,146 +4,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <span>
 #include <string>
 #include <unshard/communicator.hpp>
+#include <unshard/detail/kept_regions.hpp>
 #include <utility>
 #include <vector>
 
 namespace unshard {
 inline namespace v0 {
 namespace detail {
-
-/// Contiguous bytes of a list; or a strided block of it, `block` among the blocks that are kept beside the runs.
-template <class Region>
-struct kept_run {
-  static constexpr std::size_t none = static_cast<std::size_t>(-1);
-  decltype(Region::base) base = nullptr;
-  std::size_t bytes = 0;
-  std::size_t block = none;
-};
-
-/// From `skip` bytes into the first run of a kept list on.
-template <class Region>
-struct kept_position {
-  std::span<const kept_run<Region>> runs;
-  const Region* blocks = nullptr;
-  std::size_t skip = 0;
-
-  void advance(std::size_t bytes) {
-    skip += bytes;
-    std::size_t at = 0;
-    for (; at < runs.size() && skip >= runs[at].bytes; ++at) skip -= runs[at].bytes;
-    runs = runs.subspan(at);
-  }
-};
-
-/// Which runs are one list's.
-struct kept_list {
-  std::size_t first = 0;
-  std::size_t count = 0;
-  std::size_t bytes = 0;
-};
-
-/// Lists of regions, kept small: most regions are contiguous, and a batch may have tens of thousands.
-template <class Region>
-class kept_regions {
- public:
-  /// Neighbours that touch become one run, dimensions without gaps between them one dimension.
-  kept_list keep(std::span<const Region> list) {
-    kept_list out{runs_.size(), 0, 0};
-    for (const Region& r : list) {
-      const std::size_t bytes = bytes_of(r);
-      out.bytes += bytes;
-      if (bytes == 0) continue;
-      index_t size[extents::max_dims + 1] = {1};  // innermost first
-      index_t stride[extents::max_dims + 1] = {1};
-      std::size_t inner = 0;
-      for (int d = r.size.dims(); d-- > 0;) {
-        if (r.size[d] == 1) continue;
-        if (r.stride[d] != stride[inner] * size[inner]) {
-          ++inner;
-          size[inner] = r.size[d];
-          stride[inner] = r.stride[d];
-        } else {
-          size[inner] *= r.size[d];
-        }
-      }
-      if (inner == 0) {
-        kept_run<Region>* const last = runs_.size() > out.first ? &runs_.back() : nullptr;
-        if (last != nullptr && last->block == kept_run<Region>::none && last->base + last->bytes == r.base)
-          last->bytes += bytes;
-        else
-          runs_.push_back({r.base, bytes, kept_run<Region>::none});
-      } else {
-        std::reverse(size, size + inner + 1);
-        std::reverse(stride, stride + inner + 1);
-        runs_.push_back({r.base, bytes, blocks_.size()});
-        blocks_.push_back({r.base, extents(std::span<const index_t>(size, inner + 1)),
-                           extents(std::span<const index_t>(stride, inner + 1))});
-      }
-    }
-    out.count = runs_.size() - out.first;
-    return out;
-  }
-  kept_position<Region> begin_of(const kept_list& list) const {
-    return {std::span(runs_).subspan(list.first, list.count), blocks_.data()};
-  }
-  void clear() {
-    runs_.clear();
-    blocks_.clear();
-  }
-
- private:
-  std::vector<kept_run<Region>> runs_;
-  std::vector<Region> blocks_;
-};
-
-/// Walks a kept list: `run()` bytes at `data()` are contiguous; `advance(n)`, n <= run(), goes on. There must be a
-/// byte where it starts.
-template <class Region>
-class kept_cursor {
- public:
-  explicit kept_cursor(const kept_position<Region>& p) : at_(p) { enter(); }
-
-  auto* data() const { return data_; }
-  std::size_t run() const { return run_; }
-  void advance(std::size_t bytes) {
-    data_ += bytes;
-    run_ -= bytes;
-    if (run_ == 0) next();
-  }
-
- private:
-  void enter() {
-    const kept_run<Region>& r = at_.runs.front();
-    if (r.block == kept_run<Region>::none) {
-      data_ = r.base + at_.skip;
-      run_ = r.bytes - at_.skip;
-    } else {
-      rows_ = region_cursor<Region>({at_.blocks + r.block, 1}, at_.skip);
-      row();
-    }
-    at_.skip = 0;
-  }
-  void row() {
-    data_ = rows_.data();
-    run_ = rows_.run();
-  }
-  void next() {
-    if (!rows_.done()) {
-      rows_.advance(rows_.run());
-      if (!rows_.done()) return row();
-    }
-    at_.runs = at_.runs.subspan(1);
-    if (!at_.runs.empty()) enter();
-  }
-
-  kept_position<Region> at_;
-  decltype(Region::base) data_ = nullptr;
-  std::size_t run_ = 0;
-  region_cursor<Region> rows_{std::span<const Region>{}};  // of a strided block
-};
 
 /// What one rank recorded in a batch: its operations, and copies of their lists. Not the bytes.
 struct threads_side {
@@ -188,10 +57,15 @@ struct threads_segment {
     kept_cursor<region> target(to);
     for (std::size_t left = bytes; left > 0;) {
       const std::size_t run = std::min({source.run(), target.run(), left, longest_run});
-      std::memcpy(target.data(), source.data(), run);
-      source.advance(run);
-      target.advance(run);
-      left -= run;
+      const std::size_t rows = std::min({source.rows(run), target.rows(run), left / run});
+      const index_t from_stride = source.stride(run);
+      const index_t to_stride = target.stride(run);
+      const std::byte* in = source.data();
+      std::byte* out = target.data();
+      for (std::size_t i = 0; i < rows; ++i, in += from_stride, out += to_stride) std::memcpy(out, in, run);
+      source.advance(rows, run);
+      target.advance(rows, run);
+      left -= rows * run;
     }
   }
 };
