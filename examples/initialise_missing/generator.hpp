@@ -32,7 +32,7 @@ class generator {
       fill_block(first, out);
       first += static_cast<std::int64_t>(block);
     }
-    for (; count > 0; --count, out += element_size_) element(first++, out);
+    for (std::size_t i = 0; i < count; ++i) element(first + static_cast<std::int64_t>(i), out + i * element_size_);
   }
 
   /// Whether `count` elements at `bytes` are [first, first + count), asked for one by one.

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <mutex>
 #include <ostream>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <unshard/observe.hpp>
@@ -105,10 +106,10 @@ class trace {
       const span s = open_[i];
       if (s.rank != e.rank || s.chunk != e.chunk || s.where != where) continue;
       open_.erase(open_.begin() + static_cast<std::ptrdiff_t>(i));
-      std::string args = "\"chunk\":" + std::to_string(s.chunk) + ",\"bytes\":" + std::to_string(e.chunk_bytes);
-      if (!end.empty()) args += ",\"end\":" + quoted(end);
-      add(e, where, "X", where == row::chunk ? "chunk " + std::to_string(s.chunk) : row_names[static_cast<int>(where)],
-          s.since, ",\"dur\":" + number(now - s.since), args);
+      std::ostringstream args;
+      args << R"("chunk":)" << s.chunk << R"(,"bytes":)" << e.chunk_bytes;
+      if (!end.empty()) args << R"(,"end":)" << quoted(end);
+      add(e, where, "X", row_names[static_cast<int>(where)], s.since, ",\"dur\":" + number(now - s.since), args.str());
       return;
     }
   }
@@ -119,16 +120,19 @@ class trace {
   }
 
   void instant(const unshard::event& e, double now, std::string_view name) {
-    add(e, row::chunk, "i", name, now, ",\"s\":\"p\"",
-        "\"held_bytes\":" + std::to_string(e.held_bytes) + ",\"message\":" + quoted(e.message));
+    std::ostringstream args;
+    args << R"("held_bytes":)" << e.held_bytes << R"(,"message":)" << quoted(e.message);
+    add(e, row::chunk, "i", name, now, R"(,"s":"p")", args.str());
   }
 
   void add(const unshard::event& e, row where, std::string_view phase, std::string_view name, double at,
            const std::string& more, const std::string& args) {
     if (e.rank >= ranks_) ranks_ = e.rank + 1;
-    lines_.push_back("{\"ph\":" + quoted(phase) + ",\"name\":" + quoted(name) + ",\"cat\":\"unshard\",\"pid\":" +
-                     std::to_string(e.rank) + ",\"tid\":" + std::to_string(static_cast<int>(where)) +
-                     ",\"ts\":" + number(at) + more + ",\"args\":{" + args + "}}");
+    std::ostringstream line;
+    line << R"({"ph":)" << quoted(phase) << R"(,"name":)" << quoted(name) << R"(,"cat":"unshard","pid":)" << e.rank
+         << R"(,"tid":)" << static_cast<int>(where) << R"(,"ts":)" << number(at) << more << R"(,"args":{)" << args
+         << "}}";
+    lines_.push_back(line.str());
   }
 
   static std::string number(double value) {
@@ -139,18 +143,20 @@ class trace {
 
   /// A JSON string; bytes that are not ASCII become '?', for a message may hold a name in any encoding.
   static std::string quoted(std::string_view text) {
-    std::string out = "\"";
+    std::string out(1, '"');
     for (const char c : text) {
       const auto byte = static_cast<unsigned char>(c);
       if (c == '"' || c == '\\') {
-        out += {'\\', c};
+        out += '\\';
+        out += c;
       } else if (byte < 0x20) {
         out += ' ';
       } else {
         out += byte < 0x7f ? c : '?';
       }
     }
-    return out + '"';
+    out += '"';
+    return out;
   }
 
   mutable std::mutex mutex_;

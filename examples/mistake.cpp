@@ -1,0 +1,24 @@
+// The commonest mistake: a parameter larger than the budget, and no leave to cut it. The error names the parameter, the
+// least budget that works and the other way out, before any byte has moved. Here the program of initialise.cpp without
+// its `.cut`.
+//
+// prints: make_plan: parameter 0 "w" needs 4000000 (3.8 MiB) bytes whole; the budget is 1048576 (1.0 MiB).
+// prints:   Set .budget to at least 4000000, or .cut = unshard::cut::oversized.
+
+#include <cstdio>
+#include <unshard/comm/threads.hpp>
+#include <unshard/unshard.hpp>
+
+int main() {
+  try {
+    unshard::run_ranks(4, [](unshard::threads_communicator& comm) {
+      float shard[250'000];
+      unshard::parameter_view w{"w", unshard::flat_shard{{1000, 1000}, 4}, 4, std::as_writable_bytes(std::span(shard))};
+      for (auto& chunk : unshard::chunks(std::span(&w, 1), comm, unshard::overwrite, {.budget = 1 * unshard::MiB}))
+        for (auto piece : chunk)
+          for (float& x : piece.as<float>()) x = 0.02F;
+    });
+  } catch (const unshard::budget_too_small& e) {
+    std::printf("%s\n", e.what());
+  }
+}
