@@ -19,7 +19,7 @@ GROUPS = {
                       'gathered, nothing written, and the communicator stays usable.'),
     'peer_failed': ('At the end of a chunk', 'Found when the ranks vote. Nothing of that chunk was written on any rank; '
                     'earlier chunks are committed; the communicator stays usable, after a `peer_timeout` it does not.'),
-    'batch_mismatch': ('From the transport', 'The communicator is of no further use: every later call throws.'),
+    'batch_mismatch': ('From the transport', 'An engine that failed stays failed: every later call over that communicator throws.'),
 }
 ORDER = ['size_overflow', 'bad_layout', 'bad_shard', 'bad_options', 'budget_too_small', 'plan_mismatch', 'stale_plan',
          'aliased_parameters', 'overlapping_scope', 'out_of_memory', 'peer_failed', 'peer_timeout', 'unwritten_piece',

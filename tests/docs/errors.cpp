@@ -1,6 +1,6 @@
-// Provokes every error of the library once and prints what each rank is told. scripts/docs makes the page "what failures
-// look like" of it: for each case the lines between its marks, and what they printed. Fails where a case throws nothing,
-// or no rank gets the error that it is named after.
+// Provokes every error of the library once and prints what each rank is told. scripts/docs makes the page "what
+// failures look like" of it: for each case the lines between its marks, and what they printed. Fails where a case
+// throws nothing, or no rank gets the error that it is named after.
 
 #include <algorithm>
 #include <array>
@@ -21,8 +21,7 @@ using namespace unshard;  // NOLINT: the page's listings are easier to read so
 /// A sharded tensor as an engine might have one: float32, the flat value cut evenly.
 class tensor {
  public:
-  tensor(std::string name, any_layout layout, int rank)
-      : name_(std::move(name)), layout_(std::move(layout)) {
+  tensor(std::string name, any_layout layout, int rank) : name_(std::move(name)), layout_(std::move(layout)) {
     index_t held = 0;
     for (const box& b : layout_.boxes_of(rank)) held += b.size.elements();
     values_.resize(static_cast<std::size_t>(held));
@@ -227,17 +226,20 @@ void while_chunks_are_open() {
   });
 }
 
-/// The number of rank 1's last wait of a run without faults: that of the last write-back.
-std::size_t last_wait_of_rank_1() {
+/// The numbers of rank 1's waits in a run without faults: for the gather first, for the write-back last.
+std::vector<std::size_t> waits_of_rank_1() {
   mock_world world(2);
   run_ranks(2, [&](threads_communicator& engine) {
     mock_communicator comm(engine, world);
     auto parameters = model(comm.rank(), comm.size());
-    for (auto& chunk : chunks(parameters, comm, overwrite, {.budget = 8 * MiB})) fill(chunk);
+    for (auto& chunk : chunks(parameters, comm, read_write, {.budget = 8 * MiB})) fill(chunk);
   });
+  std::vector<std::size_t> numbers;
   const std::vector<mock_record> log = world.log(1);
-  const auto is_wait = [](const mock_record& r) { return r.op == mock_op::wait; };
-  return static_cast<std::size_t>(std::find_if(log.rbegin(), log.rend(), is_wait).base() - log.begin()) - 1;
+  for (std::size_t i = 0; i < log.size(); ++i) {
+    if (log[i].op == mock_op::wait) numbers.push_back(i);
+  }
+  return numbers;
 }
 
 void from_the_transport() {
@@ -255,10 +257,10 @@ void from_the_transport() {
   });
   {
     mock_world world(2);
+    world.inject({fault_kind::fail_before, 1, waits_of_rank_1().front()});
     provoke("device_failed", 2, [&](threads_communicator& engine) {
-      if (engine.rank() == 1) world.inject({fault_kind::fail_before, 1, 3});
       // [device_failed]
-      mock_communicator comm(engine, world);  // a script lets rank 1's fourth operation fail
+      mock_communicator comm(engine, world);  // a script lets rank 1 fail while it waits for the gather
       auto parameters = model(comm.rank(), comm.size());
       for (auto& chunk : chunks(parameters, comm, read_write, {.budget = 8 * MiB})) fill(chunk);
       // [end]
@@ -266,12 +268,12 @@ void from_the_transport() {
   }
   {
     mock_world world(2);
-    world.inject({fault_kind::fail_before, 1, last_wait_of_rank_1()});
+    world.inject({fault_kind::fail_before, 1, waits_of_rank_1().back()});
     provoke("write_back_failed", 2, [&](threads_communicator& engine) {
       // [write_back_failed]
       mock_communicator comm(engine, world);  // a script lets rank 1 fail after the vote, while it writes back
       auto parameters = model(comm.rank(), comm.size());
-      for (auto& chunk : chunks(parameters, comm, overwrite, {.budget = 8 * MiB})) fill(chunk);
+      for (auto& chunk : chunks(parameters, comm, read_write, {.budget = 8 * MiB})) fill(chunk);
       // [end]
     });
   }
