@@ -172,8 +172,10 @@ void whole_range(std::uint64_t seed) {
   options.cut = roll.chance(50) ? unshard::cut::oversized : unshard::cut::never;
   options.in_flight = static_cast<int>(roll(1, 3));
   options.alignment = roll.chance(50) ? 128 : 1;
-  if (roll.chance(40)) options.on = unshard::every_rank;
-  else options.on = unshard::root(static_cast<int>(roll(0, n - 1)));
+  if (roll.chance(40))
+    options.on = unshard::every_rank;
+  else
+    options.on = unshard::root(static_cast<int>(roll(0, n - 1)));
   options.timeout_ms = 20'000;
   options.budget = static_cast<std::size_t>(roll(500, 20'000));
   const bool rooted = roll.chance(50);
@@ -251,6 +253,162 @@ TEST_CASE("chunks over NCCL: random models are read and written right, in pinned
     cuda_emulation::seed(seed);
     whole_range<memcpy_copier, unshard::pinned_memory>(seed);
   }
+}
+
+TEST_CASE("nccl_communicator: memory that the device can't reach, and what NCCL can't do, are errors that say so") {
+  const clean at_end;
+  expect_none(on_ranks(1, [](auto& comm, cudaStream_t stream) {
+    std::vector<std::byte> pageable(64);
+    const buffer device(64, stream);
+    auto b = comm.open_batch();
+    CHECK_THROWS_WITH_AS(send(b, pageable.data(), 64, 0), doctest::Contains("not pinned"), unshard::bad_options);
+    CHECK_THROWS_AS(send(b, device.data(), 64, 1), unshard::batch_mismatch);
+    const unshard::region rows{device.data(), {index_t{4}, index_t{8}}, {index_t{16}, index_t{1}}};
+    CHECK_THROWS_AS(b.recv({&rows, 1}, 0), unshard::batch_mismatch);
+    const unshard::const_region from = crun(device.data(), 32);
+    const unshard::region to = run(device.data(), 16);
+    CHECK_THROWS_AS(b.copy_before({&from, 1}, {&to, 1}), unshard::batch_mismatch);
+    send(b, device.data(), 64, 0);  // none of these did anything
+    recv(b, device.data(), 64, 0);
+    comm.launch(std::move(b)).wait(10'000);
+  }));
+}
+
+TEST_CASE("nccl_communicator: a batch over max_operations is refused before NCCL hangs on it") {
+  const clean at_end;
+  const auto thrown = on_ranks(1,
+                               [](auto& comm, cudaStream_t stream) {
+                                 const buffer device(64, stream);
+                                 auto b = comm.open_batch();
+                                 for (int i = 0; i < 5; ++i) send(b, device.data(), 1, 0);
+                                 static_cast<void>(comm.launch(std::move(b)));
+                               },
+                               {.timeout_ms = 1'000, .max_operations = 4});
+  CHECK(is<unshard::batch_mismatch>(thrown[0]));
+}
+
+TEST_CASE("nccl_communicator: an asynchronous error of NCCL is device_failed, and ends it") {
+  const clean at_end;
+  const auto thrown = on_ranks(2,
+                               [](auto& comm, cudaStream_t stream) {
+                                 const buffer out(64, stream), in(64, stream);
+                                 auto b = comm.open_batch();
+                                 send(b, out.data(), 64, 1 - comm.rank());
+                                 recv(b, in.data(), 64, 1 - comm.rank());
+                                 if (comm.rank() == 0) cuda_emulation::fail_next_group();
+                                 std::string said;
+                                 try {
+                                   comm.launch(std::move(b)).wait(500);
+                                   std::byte word{};
+                                   std::byte all[2];
+                                   comm.exchange({&word, 1}, all, 500);
+                                 } catch (const unshard::device_failed& e) {
+                                   said = e.what();
+                                   CHECK(comm.rank() == 0);
+                                   CHECK(said.find("told to fail this group") != std::string::npos);
+                                   CHECK_THROWS_AS(comm.open_batch(), unshard::device_failed);
+                                 } catch (const unshard::peer_timeout&) {
+                                   CHECK(comm.rank() == 1);
+                                 }
+                               },
+                               {.timeout_ms = 1'000});
+  expect_none(thrown);
+}
+
+TEST_CASE("nccl_communicator: borrowed, it never aborts, and says that buffers must stay") {
+  const clean at_end;
+  const ncclUniqueId id = new_id();
+  unshard::threads_group hosts(2);
+  expect_none(run_all(2, [&](int rank) {
+    ranks::stream s;
+    auto host = hosts.communicator(rank);
+    ncclComm_t own = parent(id, 2, rank, false);
+    const buffer to(64);
+    {
+      nccl_communicator<> comm(unshard::borrowed, own, s.get(), {.exchange = host, .timeout_ms = 1'000});
+      auto first = comm.open_batch();  // both come: connected
+      send(first, to.data(), 8, 1 - rank);
+      recv(first, to.data() + 8, 8, 1 - rank);
+      comm.launch(std::move(first)).wait(10'000);
+      if (rank == 0) {
+        auto b = comm.open_batch();
+        recv(b, to.data(), 64, 1);
+        auto done = comm.launch(std::move(b));
+        CHECK_THROWS_AS(done.wait(50), unshard::peer_timeout);
+        CHECK(comm.abandoned());
+        CHECK_THROWS_AS(done.wait(50), unshard::device_failed);
+      } else {
+        CHECK(!comm.abandoned());
+      }
+    }
+    ncclCommAbort(own);
+  }));
+}
+
+TEST_CASE("nccl_memory: symmetric windows, where every rank allocates") {
+  const clean at_end;
+  expect_none(on_ranks(3,
+                       [](auto& comm, cudaStream_t) {
+                         unshard::nccl_memory memory(comm, true);
+                         void* p = memory.allocate(1000, 128);
+                         void* q = memory.allocate(1000, 128);
+                         memory.deallocate(p, 1000, 128);
+                         memory.deallocate(q, 1000, 128);
+                         unshard::nccl_memory local(comm);
+                         if (comm.rank() != 0) return;
+                         p = local.allocate(1000, 128);
+                         comm.abort("before it goes back");
+                         local.deallocate(p, 1000, 128);
+                       },
+                       {.timeout_ms = 500}));
+  cuda_emulation::leaks();
+}
+
+/// Two chunks written by the root over three ranks, where call k of one rank fails: everybody comes to an end, the
+/// rank learns of it as an error of ours, and nothing is torn before the vote, freed twice or aborted twice.
+TEST_CASE("chunks over NCCL: any call of CUDA or NCCL may fail") {
+  std::size_t calls = 0;
+  for (std::size_t k = 0; k == 0 || k <= calls; k += k < 40 ? 1 : 3) {
+    CAPTURE(k);
+    const clean at_end;
+    const ncclUniqueId id = new_id();
+    unshard::threads_group hosts(2);
+    const int victim = static_cast<int>(k % 2);
+    std::string name;
+    const auto thrown = run_all(2, [&](int rank) {
+      ranks::stream s;
+      auto host = hosts.communicator(rank);
+      const buffer a(256, s.get()), b(256, s.get());
+      fill(s.get(), a.data(), 256, 1);
+      fill(s.get(), b.data(), 256, 2);
+      unshard::cuda_memory memory(s.get());
+      const std::vector<unshard::parameter_view> list{{"a", unshard::flat_shard({64, 8}, 2), 1, {a.data(), 256}},
+                                                      {"b", unshard::dim_shard({64, 8}, 1, 2), 1, {b.data(), 256}}};
+      const std::size_t before = cuda_emulation::calls();
+      if (rank == victim) cuda_emulation::fail_call(k);
+      try {
+        nccl_communicator<> comm(id, 2, rank, s.get(), {.exchange = host, .timeout_ms = 300});
+        for (auto& chunk :
+             unshard::chunks(list, comm, unshard::read_write, {.budget = 2048, .timeout_ms = 300}, memory))
+          for (auto piece : chunk) fill(s.get(), piece.bytes().data(), piece.bytes().size(), 9);
+      } catch (...) {
+        if (rank == victim) name = cuda_emulation::failed_call();
+        cuda_emulation::fail_call(0);
+        host.abort("this rank has failed");  // as the end of its process would tell the others
+        throw;
+      }
+      if (rank == victim && k == 0) calls = cuda_emulation::calls() - before;
+      cuda_emulation::fail_call(0);
+    });
+    CAPTURE(name);
+    if (k == 0) {
+      expect_none(thrown);
+      REQUIRE(calls > 20);
+      continue;
+    }
+    for (const auto& t : thrown) CHECK((t == nullptr || is<unshard::error>(t)));
+  }
+  MESSAGE("calls that failed in turn, on one rank or the other: up to ", calls);
 }
 
 }  // namespace

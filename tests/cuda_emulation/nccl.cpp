@@ -64,6 +64,7 @@ struct ncclComm {
   std::size_t splits = 0;
   std::size_t windows = 0;
   bool finalised = false;
+  std::atomic<int> registrations{0};
   bool is_gone = false;
   std::string last_error;
 
@@ -408,6 +409,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
   if (comm->background.joinable()) comm->background.join();
   std::unique_lock lock(comm->shared->mutex);
   comm->shared->changed.wait(lock, [&] { return comm->running == 0; });
+  count_made("registration", -comm->registrations);  // ended with it
   count_made("communicator", -1);
   return ncclSuccess;
 }
@@ -460,12 +462,14 @@ ncclResult_t ncclMemFree(void* p) { return give_back(p, cudaMemoryTypeDevice) ? 
 ncclResult_t ncclCommRegister(const ncclComm_t comm, void* p, size_t, void** handle) {
   MAY_FAIL("ncclCommRegister");
   if (!usable(comm, "ncclCommRegister")) return ncclInvalidUsage;
+  ++comm->registrations;
   count_made("registration", 1);
   *handle = p;
   return ncclSuccess;
 }
 ncclResult_t ncclCommDeregister(const ncclComm_t comm, void*) {
   if (comm == nullptr || comm->freed) violation("ncclCommDeregister on a communicator that was freed");
+  --comm->registrations;
   count_made("registration", -1);
   return ncclSuccess;
 }
@@ -480,12 +484,14 @@ ncclResult_t ncclCommWindowRegister(ncclComm_t comm, void* p, size_t, ncclWindow
     comm->shared->changed.notify_all();
     if (!wait_in(comm, lock, [&] { return come >= comm->shared->ranks; })) return ncclInternalError;
     *window = static_cast<ncclWindow_t>(p);
+    ++comm->registrations;
     count_made("registration", 1);
     return ncclSuccess;
   });
 }
 ncclResult_t ncclCommWindowDeregister(ncclComm_t comm, ncclWindow_t) {
   if (comm == nullptr || comm->freed) violation("ncclCommWindowDeregister on a communicator that was freed");
+  --comm->registrations;
   count_made("registration", -1);
   return ncclSuccess;
 }
