@@ -6,6 +6,7 @@
 #include <span>
 #include <string_view>
 #include <unshard/layout.hpp>
+#include <utility>
 
 namespace unshard {
 inline namespace v0 {
@@ -83,6 +84,12 @@ concept completion = std::movable<D> && requires(D& d, int timeout_ms) {
   d.wait(timeout_ms);
 };
 
+/// The types of an engine's batches and of what its launch returns.
+template <class C>
+using batch_of = decltype(std::declval<C&>().open_batch());
+template <class C>
+using completion_of = decltype(std::declval<C&>().launch(std::declval<C&>().open_batch()));
+
 /// A transport between the ranks of one group. Moves bytes; knows no element types.
 ///   c.rank(), c.size()   this rank and how many there are; constant for the life of c
 ///   c.open_batch()       a fresh batch; nothing moves before launch
@@ -100,12 +107,11 @@ concept communicator = requires(C& c, const C& k, std::span<const std::byte> min
                                 int timeout_ms, std::string_view reason) {
   { k.rank() } -> std::same_as<int>;
   { k.size() } -> std::same_as<int>;
-  { c.open_batch() } -> batch;
-  { c.launch(c.open_batch()) } -> completion;
+  c.open_batch();
+  c.launch(c.open_batch());
   c.exchange(mine, all, timeout_ms);
-  { c.abort(reason) }
-  noexcept;
-};
+  { c.abort(reason) } noexcept;
+} && batch<batch_of<C>> && completion<completion_of<C>>;
 
 /// c.capabilities() where it is there, else those of an engine that takes contiguous runs only.
 template <class C>

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <iterator>
 #include <string_view>
+#include <type_traits>
 #include <unshard/detail/session.hpp>
 #include <unshard/plan.hpp>
 #include <utility>
@@ -38,9 +39,15 @@ template <class A>
 concept access_mode =
     std::same_as<A, read_access> || std::same_as<A, read_write_access> || std::same_as<A, overwrite_access>;
 
+namespace detail {
+/// The handles that an access writes; something writable where it writes none. Not a disjunction: compilers hide those.
+template <class R, class A>
+using written_handle = std::conditional_t<A::writes, handle_of<R>, parameter_view>;
+}  // namespace detail
+
 /// Handles that an access may be given: writing needs writable ones.
 template <class R, class A>
-concept range_for = access_mode<A> && parameter_range<R> &&(!A::writes || writable_range<R>);
+concept range_for = access_mode<A> && parameter_range<R> && writable_parameter<detail::written_handle<R, A>>;
 
 namespace detail {
 inline constinit host_memory default_memory;  // has no state

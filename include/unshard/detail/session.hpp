@@ -158,8 +158,8 @@ class session {
 
  private:
   using handle = typename handle_list<R>::handle;
-  using batch_type = decltype(std::declval<C&>().open_batch());
-  using completion_type = decltype(std::declval<C&>().launch(std::declval<batch_type>()));
+  using batch_type = batch_of<C>;
+  using completion_type = completion_of<C>;
   static constexpr bool has_after_write = A::writes && requires(handle & h) { traits_of<handle>::after_write(h); };
 
   /// What is known of a chunk between its preparation and its commit. One more of them than slots.

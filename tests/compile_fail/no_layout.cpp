@@ -1,0 +1,8 @@
+// expect-error: no_layout'\)? does not satisfy|with P = archetype::no_layout
+#include "../archetypes.hpp"
+
+void give([[maybe_unused]] archetype::no_layout* p) {
+#ifdef SHOULD_FAIL
+  static_cast<void>(unshard::make_plan(std::span(p, 1), {.budget = 1}));
+#endif
+}
