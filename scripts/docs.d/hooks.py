@@ -12,10 +12,11 @@ def exists(name, config):
     return (pathlib.Path(config.docs_dir) / name).exists() or (GENERATED / name).exists()
 
 
-def reference(config):
-    pages = sorted((GENERATED / 'reference').glob('*.md'))
-    index = [{'By header': 'reference/index.md'}]
-    return index + [{page.stem.replace('-', '/') + '.hpp': f'reference/{page.name}'} for page in pages if page.stem != 'index']
+def reference():
+    """In the order of the index, which is that in which one reads the headers."""
+    index = (GENERATED / 'reference/index.md').read_text()
+    pages = re.findall(r'^\| \[(.*?)\]\((.*?)\)', index, re.M)
+    return [{'By header': 'reference/index.md'}] + [{header: f'reference/{page}'} for header, page in pages]
 
 
 def pruned(nav, config):
@@ -23,7 +24,7 @@ def pruned(nav, config):
     for entry in nav:
         (title, target), = entry.items()
         if target == 'reference':
-            kept.append({title: reference(config)})
+            kept.append({title: reference()})
         elif isinstance(target, list):
             kept.append({title: pruned(target, config)})
         elif exists(target, config):

@@ -156,7 +156,8 @@ class Reader:
             source = self.source(path)
             comment = comment_lines(child, source)
             overload = before is not None and before.spelling.split('<')[0] == child.spelling.split('<')[0]
-            values = before is not None and before.kind == child.kind and child.kind not in FUNCTIONS | CLASSES
+            above = before is not None and (before.raw_comment or '///<').find('///<') != 0
+            values = above and before.kind == child.kind and child.kind not in FUNCTIONS | CLASSES
             if not comment and (overload or values) and source.follows_directly(before, child):
                 comment = covered
             covered, before = comment, child
@@ -245,10 +246,24 @@ def wrapped(signature):
     return re.sub(r' (requires\b)', r'\n  \1', signature, count=1) if len(signature) > 100 else signature
 
 
+def macros_of(header):
+    """The macros of a header, with the comments above them."""
+    out, comment = [], []
+    for line in (LIB / header).read_text().split('\n'):
+        if line.startswith('///'):
+            comment.append(line[3:].strip())
+        elif found := re.match(r'#define (UNSHARD_\w+)', line):
+            out += [f'- `{found[1]}`' + (f'<br>{escape(" ".join(comment))}' if comment else '')]
+        if not line.startswith('///'):
+            comment = []
+    return out + [''] if out else []
+
+
 def page_of(header, entries):
     first = (LIB / header).read_text().split('\n', 1)[0]
     about = re.sub(r'^#pragma once\s*//\s*(\S+: )?', '', first)
     out = [f'# {header}', '', escape(about[:1].upper() + about[1:]), '', '```text', f'#include <unshard/{header}>', '```', '']
+    out += macros_of(header)
     by_name = {}
     for e in entries:
         by_name.setdefault(e.name, []).append(e)
@@ -287,14 +302,15 @@ def main():
         old.unlink()
     names = []
     for header in headers:
-        if pages.get(header):
+        if pages.get(header) or macros_of(header):
             name = str(header).replace('/', '-').replace('.hpp', '.md')
-            (out / name).write_text(page_of(header, pages[header]))
+            (out / name).write_text(page_of(header, pages.get(header, [])))
             names.append((str(header), name))
     index = ['# Reference by header', '', 'Made from the comments in `include/unshard/`; all names are in namespace `unshard`.', '']
     index += ['| header | what it has |', '|---|---|']
     for header, name in names:
-        listed = list(dict.fromkeys(e.name for e in pages[pathlib.Path(header)] if not e.name.startswith('operator')))
+        listed = list(dict.fromkeys(e.name for e in pages.get(pathlib.Path(header), []) if not e.name.startswith('operator')))
+        listed = listed or ['UNSHARD_VERSION']
         index.append(f'| [{header}]({name}) | ' + ', '.join(f'`{n}`' for n in listed) + ' |')
     (out / 'index.md').write_text('\n'.join(index) + '\n')
     count = sum(len(p) + sum(len(e.members) for e in p) for p in pages.values())
