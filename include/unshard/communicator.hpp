@@ -22,8 +22,8 @@ struct region {
 /// A region that is only read.
 struct const_region {
   const std::byte* base = nullptr;  ///< where its first byte is
-  extents size;
-  extents stride;
+  extents size;                     ///< as in region
+  extents stride;                   ///< as in region
 
   constexpr const_region() = default;
   constexpr const_region(const std::byte* from, const extents& sizes, const extents& strides)
@@ -110,8 +110,10 @@ concept communicator = requires(C& c, const C& k, std::span<const std::byte> min
   c.open_batch();
   c.launch(c.open_batch());
   c.exchange(mine, all, timeout_ms);
-  { c.abort(reason) } noexcept;
-} && batch<batch_of<C>> && completion<completion_of<C>>;
+  { c.abort(reason) }
+  noexcept;
+}
+&&batch<batch_of<C>>&& completion<completion_of<C>>;
 
 /// c.capabilities() where it is there, else those of an engine that takes contiguous runs only.
 template <class C>

@@ -45,8 +45,8 @@ inline constexpr residency every_rank = residency::everywhere();
 /// One flat aggregate, for planning and running alike. All ranks give equal ones, `timeout_ms` and `observer` apart.
 struct options {
   std::size_t budget = 0;  ///< bytes: the most that the library holds on any one rank at any moment, all in
-  unshard::packing packing = unshard::packing::in_order;
-  unshard::cut cut = unshard::cut::never;
+  unshard::packing packing = unshard::packing::in_order;  ///< in which order parameters fill chunks
+  unshard::cut cut = unshard::cut::never;                 ///< when one may be cut over several
   std::size_t alignment = 128;  ///< bytes, a power of two: every piece starts at a multiple of it
   int in_flight = 1;            ///< chunk buffers that share the budget; 2 gathers ahead, 3 writes back behind, too
   residency on = unshard::root(0);

@@ -31,8 +31,8 @@ struct scheduled_run {
   std::size_t shard_offset;  ///< bytes, on the rank that holds the shard (not set where this rank only has the chunk)
   std::size_t bytes;
   std::uint32_t first_block;  ///< its blocks in the chunk (none where this rank only has the shard)
-  std::uint32_t blocks;
-  bool discarded = false;  ///< arrives with the rest of a message but is not kept: this rank has its own copy
+  std::uint32_t blocks;       ///< how many
+  bool discarded = false;     ///< arrives with the rest of a message but is not kept: this rank has its own copy
 };
 
 /// One operation: some runs, to or from one peer.

@@ -111,12 +111,12 @@ struct mock_counts {
   std::size_t operations = 0;  ///< points at which a fault could have been
   std::size_t batches = 0;     ///< launches
   std::size_t waits = 0;
-  std::size_t exchanges = 0;
+  std::size_t exchanges = 0;       ///< calls
   std::size_t exchange_bytes = 0;  ///< this rank's own
-  std::size_t sends = 0;
-  std::size_t receives = 0;
-  std::size_t bytes_sent = 0;
-  std::size_t bytes_received = 0;
+  std::size_t sends = 0;           ///< calls
+  std::size_t receives = 0;        ///< calls
+  std::size_t bytes_sent = 0;      ///< by sends
+  std::size_t bytes_received = 0;  ///< by receives
 };
 
 template <class C>
