@@ -167,7 +167,7 @@ class gather_scope {
   auto begin() const { return chunk().begin(); }
   auto end() const { return chunk().end(); }
   std::size_t size() const { return chunk().size(); }
-  chunk_type& chunk() const { return session_.current(); }
+  chunk_type& chunk() const { return session_.current(); }  ///< its pieces, valid until commit() or the end
 
   /// Votes and writes back; blocks for the peers. Once. Throws as the iterator of chunks() does.
   void commit() { session_.end_chunk(); }

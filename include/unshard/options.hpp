@@ -29,6 +29,7 @@ class residency {
 
   constexpr bool all() const { return root_ < 0; }
   constexpr int root() const { return root_; }  ///< the one rank that holds; -1 where all do
+  /// Whether that rank holds chunks.
   constexpr bool holds(int rank) const { return all() || rank == root_; }
   friend constexpr bool operator==(const residency&, const residency&) = default;
 
@@ -47,11 +48,11 @@ struct options {
   std::size_t budget = 0;  ///< bytes: the most that the library holds on any one rank at any moment, all in
   unshard::packing packing = unshard::packing::in_order;  ///< in which order parameters fill chunks
   unshard::cut cut = unshard::cut::never;                 ///< when one may be cut over several
-  std::size_t alignment = 128;  ///< bytes, a power of two: every piece starts at a multiple of it
-  int in_flight = 1;            ///< chunk buffers that share the budget; 2 gathers ahead, 3 writes back behind, too
-  residency on = unshard::root(0);
-  int timeout_ms = 600'000;     ///< bounds every wait for peers, their bodies included; 0: none
-  std::size_t first_chunk = 0;  ///< the chunk to start at, to resume after `committed()` of them
+  std::size_t alignment = 128;      ///< bytes, a power of two: every piece starts at a multiple of it
+  int in_flight = 1;                ///< chunk buffers that share the budget; 2 gathers ahead, 3 writes back behind, too
+  residency on = unshard::root(0);  ///< who holds chunks
+  int timeout_ms = 600'000;         ///< bounds every wait for peers, their bodies included; 0: none
+  std::size_t first_chunk = 0;      ///< the chunk to start at, to resume after `committed()` of them
   unshard::observer observer = {};
   bool verify = true;  ///< check what callers get wrong: unwritten pieces, overlapping scopes, aliases, replicas
 };

@@ -42,9 +42,9 @@ std::basic_ostream<Char, Traits>& operator<<(std::basic_ostream<Char, Traits>& o
 struct planned_piece {
   std::size_t parameter = 0;  ///< index in the caller's range; of the first, if tied
   index_t first = 0;          ///< the first element, in row-major order
-  index_t elements = 0;
-  std::size_t offset = 0;  ///< bytes from the start of the chunk
-  std::size_t bytes = 0;
+  index_t elements = 0;       ///< how many
+  std::size_t offset = 0;     ///< bytes from the start of the chunk
+  std::size_t bytes = 0;      ///< of its elements
 };
 
 namespace detail {

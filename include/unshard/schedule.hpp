@@ -40,8 +40,8 @@ struct scheduled_transfer {
   transfer_kind kind;  ///< what to do
   int peer;            ///< this rank for copies, the root of a collective
   std::size_t bytes;
-  std::size_t batch;  ///< which of the movement's batches it is in
-  std::span<const std::uint32_t> runs;
+  std::size_t batch;                    ///< which of the movement's batches it is in
+  std::span<const std::uint32_t> runs;  ///< numbers of the runs that it moves
 };
 
 namespace detail {
@@ -51,10 +51,10 @@ class batch_filler;
 
 /// Which optional functions an engine's batch has.
 struct collectives {
-  bool all_gather = false;
-  bool broadcast = false;
-  bool gather = false;
-  bool scatter = false;  ///< the opposite of gather: (send, recv, bytes, root)
+  bool all_gather = false;  ///< (send, recv, bytes)
+  bool broadcast = false;   ///< (buffer, bytes, root)
+  bool gather = false;      ///< (send, recv, bytes, root)
+  bool scatter = false;     ///< the opposite of gather: (send, recv, bytes, root)
 };
 
 /// The collectives of a batch type, found by concept.
@@ -114,9 +114,9 @@ class schedule {
     group(recvs_, transfer_kind::recv);
   }
 
-  std::size_t batches() const { return batches_; }          ///< the same on every rank
-  std::size_t chunk_bytes() const { return chunk_bytes_; }  ///< of the buffer that holds the chunk
-  const std::vector<scheduled_run>& runs() const { return runs_; }
+  std::size_t batches() const { return batches_; }                  ///< the same on every rank
+  std::size_t chunk_bytes() const { return chunk_bytes_; }          ///< of the buffer that holds the chunk
+  const std::vector<scheduled_run>& runs() const { return runs_; }  ///< all of this rank
   /// Where a run lies in the chunk.
   std::span<const detail::strided_block> blocks_of(const scheduled_run& r) const {
     return std::span(blocks_).subspan(r.first_block, r.blocks);

@@ -316,9 +316,9 @@ class nccl_communicator {
   bool abandoned() const noexcept { return abandoned_; }
 
   const detail::nccl_handle& handle() const { return comm_; }  ///< for nccl_memory
-  int device() const { return device_; }
-  int timeout_ms() const { return options_.timeout_ms; }
-  cudaStream_t stream() const { return flights_.caller(); }  ///< the caller's
+  int device() const { return device_; }                       ///< number of the CUDA device
+  int timeout_ms() const { return options_.timeout_ms; }       ///< as in its options
+  cudaStream_t stream() const { return flights_.caller(); }    ///< the caller's
 
   /// Throws device_failed with the cause after a failure.
   void usable() const {

@@ -10,9 +10,9 @@ inline namespace v0 {
 
 /// One dimension of a device mesh: rank r has coordinate (r / stride) % size on it, and it cuts tensor dimension `dim`.
 struct mesh_dim {
-  int dim;
-  int size;
-  int stride;
+  int dim;     ///< of the tensor, from 0
+  int size;    ///< how many parts it is cut into
+  int stride;  ///< from a rank to the one with the next coordinate
   friend bool operator==(const mesh_dim&, const mesh_dim&) = default;
 };
 
@@ -325,8 +325,8 @@ class on_ranks {
                                       ", do not fit into ", ranks, " ranks."));
   }
   const L& layout() const { return layout_; }
-  int first() const { return first_; }
-  int stride() const { return stride_; }
+  int first() const { return first_; }    ///< the rank that is rank 0 of layout()
+  int stride() const { return stride_; }  ///< from there to its rank 1
 
   decltype(auto) shape() const { return layout_.shape(); }
   decltype(auto) space() const { return layout_.space(); }

@@ -108,9 +108,9 @@ class [[gnu::visibility("default")]] mock_hang : public error {
 
 /// How much a rank has done so far.
 struct mock_counts {
-  std::size_t operations = 0;  ///< points at which a fault could have been
-  std::size_t batches = 0;     ///< launches
-  std::size_t waits = 0;
+  std::size_t operations = 0;      ///< points at which a fault could have been
+  std::size_t batches = 0;         ///< launches
+  std::size_t waits = 0;           ///< calls
   std::size_t exchanges = 0;       ///< calls
   std::size_t exchange_bytes = 0;  ///< this rank's own
   std::size_t sends = 0;           ///< calls
@@ -155,6 +155,7 @@ class mock_world {
     const std::lock_guard lock(mutex_);
     return at(rank).log;
   }
+  /// How much that was.
   mock_counts counts(int rank) const {
     const std::lock_guard lock(mutex_);
     return at(rank).counts;

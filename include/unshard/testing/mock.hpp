@@ -56,9 +56,9 @@ class mock_communicator {
   /// From here on says it can do no more than `most` (0: what the engine can), and refuses what exceeds that with
   /// device_failed: operations over max_bytes, batches over max_operations, lists where there are no regions.
   void limit(const unshard::capabilities& most) { limits_ = most; }
-  mock_world& world() { return *world_; }
+  mock_world& world() { return *world_; }                               ///< the shared one, or its own
   std::vector<mock_record> log() const { return world_->log(rank()); }  ///< what this rank has done so far
-  mock_counts counts() const { return world_->counts(rank()); }
+  mock_counts counts() const { return world_->counts(rank()); }         ///< how much that was
   /// This rank does something else for a while, by the mock's clock: in a loop's body, a body that takes that long.
   void sleep_ms(int ms) {
     std::unique_lock lock(world_->mutex_);
@@ -78,6 +78,7 @@ class mock_communicator {
     }
   }
 
+  /// What open_batch returns; concept batch.
   class batch {
    public:
     void send(std::span<const const_region> from, int peer) { transfer(mock_op::send, from, peer); }
@@ -502,7 +503,7 @@ template <memory_resource M = host_memory>
 class failing_memory {
  public:
   static constexpr bool host = is_host_memory<M>;
-  static constexpr std::size_t never = static_cast<std::size_t>(-1);
+  static constexpr std::size_t never = static_cast<std::size_t>(-1);  ///< no allocation fails
 
   explicit failing_memory(std::size_t at = never, M upstream = M{}) : upstream_(std::move(upstream)), at_(at) {}
 
