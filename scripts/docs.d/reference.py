@@ -196,17 +196,23 @@ def parse(reader, headers):
     reader.walk(unit.cursor)
 
 
+def names_in(comment):
+    """What a comment calls by name: in backticks, or with a parenthesis behind it."""
+    quoted = ' '.join(re.findall(r'`([^`]*)`', comment))
+    return set(re.findall(r'\w+', quoted)) | set(re.findall(r'(\w+)\(', comment))
+
+
 def unexplained(pages):
     """The places of public names without a comment."""
     concepts = ' '.join(' '.join(e.comment) for page in pages.values() for e in page if e.kind == Kind.CONCEPT_DECL)
-    vocabulary = set(re.findall(r'\w+', concepts))
+    vocabulary = names_in(concepts)
     missing = []
     for page in pages.values():
         commented = {e.name for e in page if e.comment}
         for entry in page:
             if not entry.comment and entry.name not in commented and not entry.clear:
                 missing.append(f'{entry.where}: {entry.name}')
-            words = set(re.findall(r'\w+', ' '.join(entry.comment or [])))
+            words = names_in(' '.join(entry.comment or []))
             named = {m.name for m in entry.members if m.comment}
             for m in entry.members:
                 if not (m.comment or m.clear) and m.name not in words | vocabulary | named and m.name != entry.name:
