@@ -10,9 +10,9 @@
 #include <unshard/comm/threads.hpp>
 #include <unshard/unshard.hpp>
 int main() {
-  unshard::run_ranks(4, [](unshard::threads_communicator& comm) {  // MPI and NCCL: other communicators, same program
-    float shard[250'000];                                          // this rank's quarter of w, 1000 x 1000 floats
-    unshard::parameter_view w{"w", unshard::flat_shard{{1000, 1000}, 4}, 4, std::as_writable_bytes(std::span(shard))};
+  unshard::run_ranks(4, [](unshard::threads_communicator& comm) {  // or MPI, or NCCL
+    alignas(float) std::byte shard[1'000'000];                     // this rank's quarter
+    unshard::parameter_view w{"w", unshard::flat_shard{{1000, 1000}, 4}, sizeof(float), shard};
     const unshard::options options{.budget = 1 * unshard::MiB, .cut = unshard::cut::oversized};
     for (auto& chunk : unshard::chunks(std::span(&w, 1), comm, unshard::overwrite, options))
       for (auto piece : chunk) {  // on the root; the other ranks hold nothing

@@ -12,8 +12,8 @@
 int main() {
   try {
     unshard::run_ranks(4, [](unshard::threads_communicator& comm) {
-      float shard[250'000];
-      unshard::parameter_view w{"w", unshard::flat_shard{{1000, 1000}, 4}, 4, std::as_writable_bytes(std::span(shard))};
+      alignas(float) std::byte shard[1'000'000];
+      unshard::parameter_view w{"w", unshard::flat_shard{{1000, 1000}, 4}, sizeof(float), shard};
       for (auto& chunk : unshard::chunks(std::span(&w, 1), comm, unshard::overwrite, {.budget = 1 * unshard::MiB}))
         for (auto piece : chunk)
           for (float& x : piece.as<float>()) x = 0.02F;

@@ -45,17 +45,17 @@ class svg_chart {
   void draw(const std::string& title, const std::string& subtitle) {
     // Where all but one curve would vanish in the axis, a second panel shows the lowest part again.
     const bool zoom = budget_ > 0 && peak_ > 8 * budget_;
-    const int legend = 86 + 22 * static_cast<int>(curves_.size());
-    const int height = legend + (zoom ? 190 + 60 + 120 : 240) + 50;
+    const int legend = 80 + 20 * static_cast<int>(curves_.size());
+    const int height = legend + (zoom ? 130 + 54 + 84 : 200) + 36;
     out_ << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " << width << ' ' << height
          << "\" role=\"img\" font-family=\"system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif\" "
             "font-size=\"13\">\n<title>"
          << title << "</title>\n"
          << style;
     out_ << "<rect class=\"ground\" width=\"" << width << "\" height=\"" << height << "\" rx=\"8\"/>\n";
-    text(left, 32, "head", "start", title);
+    text(left, 28, "head", "start", title);
     for (std::size_t i = 0; i < curves_.size(); ++i) {
-      const int y = 58 + 22 * static_cast<int>(i);
+      const int y = 54 + 20 * static_cast<int>(i);
       out_ << "<rect class=\"c" << i << " swatch\" x=\"" << left << "\" y=\"" << y - 10
            << "\" width=\"18\" height=\"10\"/>\n";
       char time[48];
@@ -63,10 +63,10 @@ class svg_chart {
       text(left + 26, y, "", "start", curves_[i].label + ": peak " + readable(curves_[i].timeline->peak()) + time);
     }
     if (zoom) {
-      panel(legend, 190, static_cast<double>(peak_) * 1.08, subtitle, false);
-      panel(legend + 250, 120, static_cast<double>(budget_) * 2.2, "the lowest part of it, enlarged", true);
+      panel(legend, 130, static_cast<double>(peak_) * 1.08, subtitle, false);
+      panel(legend + 184, 84, static_cast<double>(budget_) * 2.2, "the lowest part of it, enlarged", true);
     } else {
-      panel(legend, 240, static_cast<double>(std::max(peak_, budget_)) * 1.15, subtitle, true);
+      panel(legend, 200, static_cast<double>(std::max(peak_, budget_)) * 1.15, subtitle, true);
     }
     out_ << "</svg>\n";
   }
@@ -97,7 +97,7 @@ class svg_chart {
   void panel(int top, int height, double most, const std::string& caption, bool last) {
     const auto y_of = [&](double bytes) { return top + height - bytes / most * height; };
     const int bottom = top + height;
-    if (!caption.empty()) text(left, top - 12, "soft", "start", caption);
+    if (!caption.empty()) text(left, top - 9, "soft", "start", caption);
 
     double unit = 1;
     while (most / unit >= 1024) unit *= 1024;
