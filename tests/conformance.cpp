@@ -308,7 +308,7 @@ TEST_CASE("check_communicator: where ranks are processes, make() gives this one'
   });
 }
 
-TEST_CASE("check_communicator: a mock over an engine is an engine, alone and with a world") {
+TEST_CASE("check_communicator: a mock over an engine is an engine") {
   auto findings = check_communicator([](int n, auto f) {
     run_ranks(n, [&](threads_communicator& c) {
       mock_communicator mock(c);
