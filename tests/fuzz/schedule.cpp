@@ -68,9 +68,9 @@ void move(std::vector<batch>& ranks, const capabilities& c) {
 }
 
 any_layout layout_from(fuzz_bytes& in, int ranks) {
-  const int dims = static_cast<int>(in.number(0, 4));
+  const int dims = static_cast<int>(in.number(0, 3));
   std::vector<index_t> sizes;
-  for (int d = 0; d < dims; ++d) sizes.push_back(in.number(0, 9));
+  for (int d = 0; d < dims; ++d) sizes.push_back(in.number(0, 7));
   const extents shape{std::span<const index_t>(sizes)};
   const int some = dims == 0 ? 0 : static_cast<int>(in.number(0, dims - 1));
   switch (in.number(0, 7)) {
