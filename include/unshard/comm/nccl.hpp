@@ -3,7 +3,6 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
-#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -110,7 +109,6 @@ class nccl_handle {
   }
 
   // For nccl_memory. `windows` is collective.
-
   void* allocate(std::size_t bytes) const {
     void* p = nullptr;
     return ncclMemAlloc(&p, bytes) == ncclSuccess ? p : nullptr;
@@ -173,10 +171,9 @@ class nccl_handle {
         return ncclGather(o.from, o.to, o.bytes, ncclInt8, o.peer, get(), stream);
       case op::scatter:
         return ncclScatter(o.from, o.to, o.bytes, ncclInt8, o.peer, get(), stream);
-#else
+#endif
       default:
         break;
-#endif
     }
     return ncclInvalidUsage;
   }
@@ -236,10 +233,8 @@ class nccl_communicator {
   nccl_communicator(const nccl_communicator&) = delete;
   nccl_communicator& operator=(const nccl_communicator&) = delete;
   ~nccl_communicator() {
-    if (aborted_) {
-      if (abandoned_) static_cast<void>(words_.release());  // freeing it may wait for kernels that never end
-      return;
-    }
+    if (abandoned_) static_cast<void>(words_.release());  // freeing it may wait for kernels that never end
+    if (!made_ || aborted_) return;  // not made: a constructor has thrown, peers need not have come, the handles abort
     try {
       const detail::device_guard guard(device_);
       if (!detail::poll(options_.timeout_ms, [&] { return flights_.advance() && flights_.idle(); }))
@@ -361,6 +356,7 @@ class nccl_communicator {
     comm_.check(ncclGetVersion(&version), "ncclGetVersion");
     rooted_ = NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 0) && version >= NCCL_VERSION(2, 28, 0);
     if (!options_.exchange) words_ = std::make_unique<words>(comm_.get(), rank_, size_, options_.timeout_ms);
+    made_ = true;
   }
 
   bool ready(std::uint64_t number) {
@@ -387,6 +383,7 @@ class nccl_communicator {
   int device_ = 0;
   int rank_ = 0;
   int size_ = 1;
+  bool made_ = false;  // all of it
   bool borrowed_ = false;
   bool rooted_ = false;  // ncclGather and ncclScatter are there
   bool aborted_ = false;
