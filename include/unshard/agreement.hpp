@@ -123,7 +123,7 @@ class agreement {
     const std::uint64_t asked = digest_of_text(0x5e7, settings);
     say(word(stage::opening, failed ? saying::failed : saying::done, 0, mix(asked, digest)));
     check_places("the opening of a range or scope");
-    const verdict v = count(failure);
+    verdict v = count(failure);
     if (v.culprit >= 0 || first_different([](const word& w) { return w.value; }) == 0) return v;
     search(settings, asked, parameters, prefix, describe);
   }

@@ -46,6 +46,8 @@ struct parameter_traits {
   { return p.group(); }
   static decltype(auto) after_write(P& p) requires requires { p.after_write(); }
   { return p.after_write(); }
+  static decltype(auto) after_write(const P& p) requires requires { p.after_write(); }
+  { return p.after_write(); }
 };
 
 namespace detail {

@@ -57,16 +57,33 @@ struct collectives {
   bool scatter = false;     ///< the opposite of gather: (send, recv, bytes, root)
 };
 
-/// The collectives of a batch type, found by concept.
+/// A batch with a collective of one rank's part and the whole: `all_gather(send, recv, bytes)`.
+template <class B>
+concept batch_with_all_gather = requires(B& b, const std::byte* send, std::byte* recv, std::size_t bytes) {
+  b.all_gather(send, recv, bytes);
+};
+/// One with `broadcast(buffer, bytes, root)`.
+template <class B>
+concept batch_with_broadcast = requires(B& b, std::byte* buffer, std::size_t bytes, int root) {
+  b.broadcast(buffer, bytes, root);
+};
+/// One with `gather(send, recv, bytes, root)`.
+template <class B>
+concept batch_with_gather = requires(B& b, const std::byte* send, std::byte* recv, std::size_t bytes, int root) {
+  b.gather(send, recv, bytes, root);
+};
+/// One with `scatter(send, recv, bytes, root)`.
+template <class B>
+concept batch_with_scatter = requires(B& b, const std::byte* send, std::byte* recv, std::size_t bytes, int root) {
+  b.scatter(send, recv, bytes, root);
+};
+
+/// Which of them a batch type has.
 template <class Batch>
 constexpr collectives collectives_of() {
-  return {.all_gather = requires(Batch & b, const std::byte* s, std::byte* r, std::size_t n){b.all_gather(s, r, n);
+  return {batch_with_all_gather<Batch>, batch_with_broadcast<Batch>, batch_with_gather<Batch>,
+          batch_with_scatter<Batch>};
 }
-, .broadcast = requires(Batch & b, std::byte* r, std::size_t n) { b.broadcast(r, n, 0); }
-, .gather = requires(Batch & b, const std::byte* s, std::byte* r, std::size_t n) { b.gather(s, r, n, 0); }
-, .scatter = requires(Batch & b, const std::byte* s, std::byte* r, std::size_t n) { b.scatter(s, r, n, 0); }
-};  // namespace v0
-}  // namespace unshard
 
 /// This rank's part in moving one chunk. Filled by `add`, piece by piece, the same pieces on every rank; `finish` then
 /// groups the runs: at most one message for each pair of ranks (for engines without regions, one for each set of

@@ -244,6 +244,7 @@ class box_shard {
     std::size_t most = 0;
     for (int d = 0; d < shape_.dims(); ++d) {
       std::vector<index_t> starts;
+      starts.reserve(parts.size());
       for (const placed& p : parts) starts.push_back(p.what->offset[d]);
       std::sort(starts.begin(), starts.end());
       const auto distinct = static_cast<std::size_t>(std::unique(starts.begin(), starts.end()) - starts.begin());
