@@ -107,7 +107,10 @@ void measure(const lists& l, cudaStream_t stream) {
   const bool good = right && ratio >= l.goal;
   failures += good ? 0 : 1;
   std::printf("%-28s %12zu %8.3f %8.3f %8.1f %7.2f %5.2f %s\n", l.name, bytes, mine, bare,
-              static_cast<double>(bytes) / mine / 1e6, ratio, l.goal, !right ? "WRONG BYTES" : good ? "ok" : "MISSED");
+              static_cast<double>(bytes) / mine / 1e6, ratio, l.goal,
+              !right ? "WRONG BYTES"
+              : good ? "ok"
+                     : "MISSED");
   cudaFree(source);
   cudaFree(target);
 }

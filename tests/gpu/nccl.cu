@@ -1,6 +1,7 @@
 // nccl.cu [ranks]: the NCCL engine on one GPU: the conformance kit, whole ranges checked, and how much time a range of
-// large chunks takes over the same NCCL calls. Several ranks on one GPU need NCCL 2.30 and NCCL_MULTI_RANK_GPU_ENABLE=1.
-// `nccl.cu 1 quick` leaves the figures out, for compute-sanitizer. Exits 1 on findings or wrong bytes.
+// large chunks takes over the same NCCL calls. Several ranks on one GPU need NCCL 2.30 and
+// NCCL_MULTI_RANK_GPU_ENABLE=1. `nccl.cu 1 quick` leaves the figures out, for compute-sanitizer. Exits 1 on findings or
+// wrong bytes.
 
 #include <algorithm>
 #include <atomic>
@@ -8,8 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
-#include <new>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <unshard/comm/nccl.hpp>
@@ -20,34 +20,7 @@
 #include <unshard/unshard.hpp>
 #include <vector>
 
-// The kit's buffers are std::vectors, and NCCL wants pinned memory: while this is on, `new` hands out such, and never
-// takes it back.
-namespace pinned {
-std::mutex mutex;
-std::byte* arena = nullptr;
-std::size_t used = 0;
-constexpr std::size_t room = std::size_t{1} << 30;
-std::atomic<bool> on{false};
-
-void* take(std::size_t bytes) {
-  const std::lock_guard lock(mutex);
-  bytes = (bytes + 63) / 64 * 64;
-  if (used + bytes > room) return nullptr;
-  used += bytes;
-  return arena + used - bytes;
-}
-bool has(const void* p) { return arena != nullptr && p >= arena && p < arena + room; }
-}  // namespace pinned
-
-void* operator new(std::size_t bytes) {
-  void* p = pinned::on ? pinned::take(bytes) : std::malloc(bytes == 0 ? 1 : bytes);
-  if (p == nullptr) throw std::bad_alloc();
-  return p;
-}
-void operator delete(void* p) noexcept {
-  if (!pinned::has(p)) std::free(p);
-}
-void operator delete(void* p, std::size_t) noexcept { operator delete(p); }
+#include "pinned_new.hpp"
 
 namespace {
 
@@ -99,18 +72,17 @@ void on_ranks(int n, bool words, F f) {
 
 template <class Copier>
 void kit(const char* name, int most) {
-  pinned::on = true;
+  pinned::turn(true);
   std::vector<unshard::finding> found;
   if (most == 1) {
     const stream s;
     found = unshard::check_communicator(
         [&] { return unshard::nccl_communicator<Copier>(new_id(), 1, 0, s.handle, {.timeout_ms = 20'000}); });
   } else {
-    found = unshard::check_communicator([](int n, auto f) {
-      on_ranks<Copier>(n, false, [&](int, auto& comm, cudaStream_t) { f(comm); });
-    });
+    found = unshard::check_communicator(
+        [](int n, auto f) { on_ranks<Copier>(n, false, [&](int, auto& comm, cudaStream_t) { f(comm); }); });
   }
-  pinned::on = false;
+  pinned::turn(false);
   for (const unshard::finding& f : found) std::printf("kit, %s: %s: %s\n", name, f.check.c_str(), f.what.c_str());
   failures += static_cast<int>(found.size());
   std::printf("conformance kit, %s, %s: %zu findings\n", name, most == 1 ? "1 rank" : "1 to 5 ranks", found.size());
@@ -133,8 +105,10 @@ void ranges(const char* name, int n, bool everywhere) {
     unshard::options o{.budget = 3'000'000};
     if (everywhere) o.on = unshard::every_rank;
     auto memory = [&] {
-      if constexpr (std::is_same_v<Memory, unshard::pinned_memory>) return Memory();
-      else return Memory(s);
+      if constexpr (std::is_same_v<Memory, unshard::pinned_memory>)
+        return Memory();
+      else
+        return Memory(s);
     }();
     std::vector<float> value(96'000), back(96'000);
     for (int round = 0; round < 3; ++round) {
@@ -178,8 +152,9 @@ void figures(int n, int in_flight) {
     ncclComm_t bare;
     if (ncclCommInitRank(&bare, n, bare_id, rank) != ncclSuccess) throw std::runtime_error("ncclCommInitRank");
     unshard::cuda_memory memory(s);
-    const unshard::options o{
-        .budget = 2 * chunk * static_cast<std::size_t>(in_flight) + (1 << 20), .in_flight = in_flight, .on = unshard::every_rank};
+    const unshard::options o{.budget = 2 * chunk * static_cast<std::size_t>(in_flight) + (1 << 20),
+                             .in_flight = in_flight,
+                             .on = unshard::every_rank};
     cudaEvent_t start, stop;
     cudaEventCreate(&start);
     cudaEventCreate(&stop);
@@ -194,8 +169,8 @@ void figures(int n, int in_flight) {
       if (run >= 2) mine.push_back(ms);
       cudaEventRecord(start, s);
       for (int i = 0; i < count; ++i)
-        ncclAllGather(shard + static_cast<std::size_t>(i) * each, buffer + static_cast<std::size_t>(i % 2) * chunk, each,
-                      ncclInt8, bare, s);
+        ncclAllGather(shard + static_cast<std::size_t>(i) * each, buffer + static_cast<std::size_t>(i % 2) * chunk,
+                      each, ncclInt8, bare, s);
       cudaEventRecord(stop, s);
       must(cudaEventSynchronize(stop), "cudaEventSynchronize");
       cudaEventElapsedTime(&ms, start, stop);
@@ -225,7 +200,9 @@ int main(int argc, char** argv) {
   const bool quick = argc > 2;
   int version = 0;
   ncclGetVersion(&version);
-  must(cudaHostAlloc(&pinned::arena, pinned::room, cudaHostAllocDefault), "cudaHostAlloc");
+  void* arena = nullptr;
+  must(cudaHostAlloc(&arena, pinned::room, cudaHostAllocDefault), "cudaHostAlloc");
+  pinned::give(arena);
   std::printf("# NCCL %d, %d rank(s) on one GPU\n", version, n);
   kit<unshard::cuda::memcpy_copier>("memcpy_copier", n);
   kit<unshard::cuda::thrust_copier>("thrust_copier", n);
@@ -235,8 +212,8 @@ int main(int argc, char** argv) {
     ranges<unshard::cuda::memcpy_copier, unshard::pinned_memory>("memcpy_copier, pinned", n, everywhere);
   }
   if (!quick) {
-    std::printf("#%5s %9s %10s %10s %7s   20 chunks of 256 MiB, device time, medians of 10\n", "ranks", "in flight", "(ms)",
-                "bare (ms)", "ratio");
+    std::printf("#%5s %9s %10s %10s %7s   20 chunks of 256 MiB, device time, medians of 10\n", "ranks", "in flight",
+                "(ms)", "bare (ms)", "ratio");
     figures(n, 1);
     figures(n, 2);
   }
