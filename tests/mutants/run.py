@@ -57,8 +57,7 @@ MUTANTS = [
     ('mismatch_poisons', 'faults', [(SESSION, '''    } catch (const plan_mismatch&) {
       end();''', '''    } catch (const plan_mismatch& e) {
       fail(e.what());''')]),
-    ('shard_length_not_checked', 'faults', [(SESSION, 'if (shard.size() < needed)', 'if (false)')]),
-    ('gather_into_a_slot_in_use', 'faults', [(SESSION, '? slots_ - 1 : slots_ - 2;', '? slots_ - 1 : slots_ - 1;')]),
+    ('shard_length_not_checked', 'faults', [('detail/listed.hpp', 'if (shard.size() < needed)', 'if (false)')]),
     ('wait_returns_early', 'conformance', [('comm/threads.hpp', 'void wait(int timeout_ms) { engine_->wait(rank_, *job_, timeout_ms); }', 'void wait(int) {}')]),
     ('abort_tells_nobody', 'conformance', [('comm/threads.hpp', 'void abort(std::string_view reason) noexcept { engine_->abort(rank_, reason); }', 'void abort(std::string_view) noexcept {}')]),
 ]
