@@ -41,6 +41,8 @@ PIECES = {
         'detail/verify',
         'detail/buffers',
         'detail/open_scopes',
+        'detail/listed',
+        'detail/chunk_maker',
         'detail/session',
     ],
     'comm/threads': ['detail/kept_regions', 'detail/threads_batch', 'detail/threads_failure', 'detail/threads_engine'],
