@@ -26,8 +26,8 @@ def run(rank, world, kind, runs, wanted, port):
     chunks = common.greedy(params, lambda p: 4 * p.ds_numel, BUDGET)
     value = [0.0]
 
-    def ours(access):
-        with unshard.gathered(params, BUDGET, access) as gathered:
+    def ours(access, **options):
+        with unshard.gathered(params, BUDGET, access, **options) as gathered:
             for chunk in gathered:
                 for piece in chunk:
                     piece.tensor.fill_(value[0])
@@ -65,6 +65,7 @@ def run(rank, world, kind, runs, wanted, port):
             t.to_local().copy_(distribute_tensor(full, mesh, [Shard(0)]).to_local())
 
     bodies = {"gloo overwrite": lambda: bare(False), "unshard overwrite": lambda: ours("overwrite"),
+              "unshard overwrite, verify off": lambda: ours("overwrite", verify=False),
               "gloo read_write": lambda: bare(True), "unshard read_write": lambda: ours("read_write"),
               "deepspeed": peer, "fsdp2": fsdp2}
     meter = common.Meter()
@@ -82,7 +83,8 @@ def run(rank, world, kind, runs, wanted, port):
                     assert bool((p.ds_tensor[:mine] == value[0]).all()), "a shard did not get the new value"
     rows = {r["case"]: r for r in meter.report(model=kind, mib=round(total * 4 / common.MiB))}
     if rank == 0:
-        for a, b in (("unshard overwrite", "gloo overwrite"), ("unshard read_write", "gloo read_write"),
+        for a, b in (("unshard overwrite", "gloo overwrite"), ("unshard overwrite, verify off", "gloo overwrite"),
+                     ("unshard read_write", "gloo read_write"),
                      ("deepspeed", "unshard overwrite"), ("deepspeed", "unshard read_write")):
             if a in rows and b in rows:
                 print("%s / %s: %.2f of the medians, %.2f of the fastest" % (
@@ -92,5 +94,5 @@ def run(rank, world, kind, runs, wanted, port):
 
 if __name__ == "__main__":
     world, kind, runs = int(sys.argv[1]), sys.argv[2], int((sys.argv + ["5"] * 3)[3])
-    cases = sys.argv[4:] or ["gloo overwrite", "unshard overwrite", "gloo read_write", "unshard read_write", "deepspeed"]
+    cases = sys.argv[4:] or ["gloo overwrite", "unshard overwrite", "unshard overwrite, verify off", "gloo read_write", "unshard read_write", "deepspeed"]
     torch.multiprocessing.spawn(run, (world, kind, runs, cases, common.free_port()), nprocs=world)

@@ -56,4 +56,3 @@ def test_a_rank_that_stalls_past_the_timeout():
     told = scene("stalls")
     assert told[0][0] in ("PeerTimeout", "DeviceFailed") and told[2][0] in ("PeerTimeout", "DeviceFailed"), told
     assert "PeerTimeout" in (told[0][0], told[2][0]) and told[1][0] in ("DeviceFailed", "PeerTimeout"), told
-    assert "gave up" in told[1][1] or told[1][0] == "PeerTimeout", told         # it learns why
