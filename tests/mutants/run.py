@@ -42,8 +42,7 @@ MUTANTS = [
     ('doubt_not_told', 'faults', [(SESSION, '    if (writing_) {', '    if (false) {')]),
     ('doubt_about_the_wrong_chunk', 'faults', [(SESSION, 'doubtful = committed_;', 'doubtful = committed_ + 1;')]),
     ('lists_made_after_the_vote', 'faults', [
-        (SESSION, '''    prepare_chunks(current_ + ahead_ + 2);
-    return sum;''', '''    return sum;'''),
+        (SESSION, 'prepare_chunks(current_ + ahead_ + 2);', ''),
         (SESSION, '''  void launch_gathers() {
 ''', '''  void launch_gathers() {
     prepare_chunks(next_ + ahead_ + 1);
@@ -51,7 +50,7 @@ MUTANTS = [
     ('memory_not_given_back', 'faults', [('detail/buffers.hpp', '~slot_buffers() { release(); }', '~slot_buffers() {}')]),
     ('after_write_failure_dropped', 'faults', [(SESSION, '        deferred_ = std::current_exception();', '')]),
     ('after_write_failure_not_deferred', 'faults', [(SESSION, '        deferred_ = std::current_exception();', '        throw;')]),
-    ('paint_not_looked_at', 'faults', [(SESSION, '&& is_paint(', '&& false && is_paint(')]),
+    ('paint_not_looked_at', 'faults', [('detail/chunk_maker.hpp', '&& is_paint(', '&& false && is_paint(')]),
     ('no_deadline_for_words', 'faults', [(AGREEMENT, 'std::as_writable_bytes(std::span(words_)), timeout_ms_', 'std::as_writable_bytes(std::span(words_)), 0')]),
     ('no_deadline_for_bytes', 'faults', [(SESSION, 'u.done.wait(options_.timeout_ms)', 'u.done.wait(0)')]),
     ('mismatch_poisons', 'faults', [(SESSION, '''    } catch (const plan_mismatch&) {
