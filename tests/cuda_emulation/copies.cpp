@@ -78,16 +78,16 @@ class some_lists {
   std::mt19937_64 bits_;
 };
 
-constexpr std::size_t room = 1 << 18;
+constexpr std::size_t room = 1 << 16;
 
 template <class Copy>
 void against_loop(std::uint64_t seeds, Copy copy) {
   for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
     CAPTURE(seed);
     ranks::stream s;
-    ranks::buffer source(room), target(room), wanted(room);
+    ranks::buffer source(2 * room), target(room), wanted(room);
     std::mt19937_64 bits(seed);
-    for (std::size_t i = 0; i < room; ++i) source.data()[i] = static_cast<std::byte>(bits());
+    for (std::size_t i = 0; i < 2 * room; ++i) source.data()[i] = static_cast<std::byte>(bits());
     std::memset(target.data(), 0xEE, room);
     std::memset(wanted.data(), 0xEE, room);
     const some_lists at(seed, source.data(), target.data(), room);
@@ -103,7 +103,7 @@ void against_loop(std::uint64_t seeds, Copy copy) {
 }
 
 TEST_CASE("paired_regions: pairs have one shape and copy what the lists do") {
-  against_loop(400, [](const unshard::detail::paired_regions& pairs, cudaStream_t) {
+  against_loop(150, [](const unshard::detail::paired_regions& pairs, cudaStream_t) {
     for (std::size_t i = 0; i < pairs.from.size(); ++i) {
       CHECK(pairs.from[i].size == pairs.to[i].size);
       unshard::copy_regions({&pairs.from[i], 1}, {&pairs.to[i], 1});
@@ -123,11 +123,11 @@ TEST_CASE("paired_regions: a strided region against a run is one pair, however m
 
 TEST_CASE("memcpy_copier: copies what a plain loop does, on random regions") {
   unshard::cuda::memcpy_copier copier;
-  against_loop(400, [&](const auto& pairs, cudaStream_t s) { copier.copy(pairs.from, pairs.to, s); });
+  against_loop(150, [&](const auto& pairs, cudaStream_t s) { copier.copy(pairs.from, pairs.to, s); });
 }
 
 TEST_CASE("thrust_copier: copies what a plain loop does, on random regions (Thrust's host back end)") {
-  against_loop(400, [&](const auto& pairs, cudaStream_t s) {
+  against_loop(150, [&](const auto& pairs, cudaStream_t s) {
     unshard::cuda::thrust_copier copier;
     copier.copy(pairs.from, pairs.to, s);
     cudaStreamSynchronize(s);
@@ -142,7 +142,7 @@ TEST_CASE("thrust_copier: many calls under way keep their tables apart") {
     unshard::cuda::thrust_copier copier;
     for (int round = 0; round < 3; ++round) {
       fill(s.get(), source.data(), room, static_cast<unsigned>(round));
-      for (std::size_t i = 0; i < 64; ++i) {
+      for (std::size_t i = 0; i < 16; ++i) {
         const const_region from = crun(source.data() + i * 4096, 4096);
         const region to = run(target.data() + i * 4096, 4096);
         copier.copy({&from, 1}, {&to, 1}, s.get());

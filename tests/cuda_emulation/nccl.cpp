@@ -16,6 +16,7 @@ struct message {
   std::size_t bytes = 0;
   std::vector<std::byte> buffered;  // sometimes: then the sender is through before the receiver has come
   bool taken = false;
+  bool withdrawn = false;  // the sender was aborted: its memory may be gone
 };
 
 /// What the ranks of a communicator share.
@@ -146,6 +147,12 @@ void kernel(ncclComm* comm, const std::vector<operation>& list) {
   };
   std::vector<due> dues;
   std::unique_lock lock(w.mutex);
+  struct withdrawal {  // whichever way this ends, with the lock held
+    std::vector<std::shared_ptr<message>>& list;
+    ~withdrawal() {
+      for (const auto& m : list) m->withdrawn = true;
+    }
+  } const at_end{posted};
   const auto post = [&](int peer, bool collective, const std::byte* from, std::size_t bytes) {
     auto m = std::make_shared<message>();
     m->from = from;
@@ -196,9 +203,13 @@ void kernel(ncclComm* comm, const std::vector<operation>& list) {
     }
     lock.unlock();
     dawdle();
+    lock.lock();
+    if (m->withdrawn && m->buffered.empty()) {
+      wait_in(comm, lock, [] { return false; });
+      return;
+    }
     const std::byte* from = m->buffered.empty() ? m->from : m->buffered.data();
     if (from != d.to) std::memcpy(d.to, from, d.bytes);
-    lock.lock();
     m->taken = true;
     w.changed.notify_all();
   }
