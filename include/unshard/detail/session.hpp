@@ -29,6 +29,12 @@ inline std::string text_of(const std::exception_ptr& e) {
   }
 }
 
+/// A peer's message within ours, without the library's name at its head.
+inline std::string_view bare(std::string_view text) {
+  constexpr std::string_view head = "unshard: ";
+  return text.substr(text.starts_with(head) ? head.size() : 0);
+}
+
 /// One range of chunks [first, last) of a plan. `R` as the caller passed the handles, `A` the access.
 ///
 /// A chunk lives in slot i % in_flight. At the end of body i, in this order: wait for write-back i - 1; make all that
@@ -124,7 +130,7 @@ class session {
       throw peer_failed(v.message.empty() ? concat("unshard: rank ", v.culprit, " left chunk ", current_,
                                                    " before its end; nothing of it was written. ", here())
                                           : concat("unshard: rank ", v.culprit, " failed in chunk ", current_,
-                                                   "; nothing of it was written: ", v.message, ' ', here()),
+                                                   "; nothing of it was written: ", bare(v.message), ' ', here()),
                         v.culprit, current_);
     }
     emit(event_kind::voted, current_);
@@ -200,6 +206,7 @@ class session {
     const auto flight = static_cast<std::size_t>(options_.in_flight);
     slots_ = std::max<std::size_t>(1, std::min(flight, last_ - next_));
     states_.resize(slots_ + 1);
+    queue_.reserve(slots_ + 2);  // so that nothing is allocated after a vote
     ahead_ = !A::gathers ? 0 : !A::writes || slots_ < 3 ? slots_ - 1 : slots_ - 2;
     listed_.check(*plan_, only, options_.verify);
     obtain_memory();
@@ -242,8 +249,9 @@ class session {
     if (v.culprit < 0) return;
     end();
     if (failure) std::rethrow_exception(failure);
-    throw peer_failed(concat("unshard: rank ", v.culprit, " failed before any byte moved: ", v.message, ' ', here()),
-                      v.culprit);
+    throw peer_failed(
+        concat("unshard: rank ", v.culprit, " failed before any byte moved: ", bare(v.message), ' ', here()),
+        v.culprit);
   }
 
   // ---- one chunk
@@ -357,9 +365,12 @@ class session {
   void fail(std::string_view why) noexcept {
     if (failed_) return;
     failed_ = true;
-    ended_ = true;
-    listed_.close();
-    comm_.abort(concat("in chunk ", next_, " of a range or scope: ", why));
+    end();
+    try {
+      comm_.abort(concat("in chunk ", writing_ ? committed_ : next_, " of a range or scope: ", why));
+    } catch (...) {  // no memory for the words
+      comm_.abort("a rank failed, out of memory");
+    }
     if (engine_keeps_memory()) buffers_.abandon();
   }
 
@@ -381,8 +392,9 @@ class session {
       const std::size_t doubtful = committed_;
       throw write_back_failed(
           concat("unshard: the write-back of chunk ", doubtful,
-                 " failed: its shards are unspecified, earlier chunks are committed, later ones untouched: ", text, ' ',
-                 here()),
+                 " failed: its shards are unspecified, earlier chunks are committed, later ones untouched: ", text,
+                 engine_keeps_memory() ? " The engine could not end its operations: their buffers stay allocated." : "",
+                 ' ', here()),
           doubtful);
     }
     throw;
