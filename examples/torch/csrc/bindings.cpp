@@ -16,9 +16,10 @@ using unshard_torch::torch_piece;
 
 namespace {
 
-std::shared_ptr<gathering> open_gathering(std::vector<torch_parameter> handles, std::shared_ptr<process_group_communicator> comm,
-                                const std::string& access, std::size_t budget, int root, const std::string& cut,
-                                int in_flight, int timeout_ms, std::size_t first_chunk, bool verify) {
+std::shared_ptr<gathering> open_gathering(std::vector<torch_parameter> handles,
+                                          std::shared_ptr<process_group_communicator> comm, const std::string& access,
+                                          std::size_t budget, int root, const std::string& cut, int in_flight,
+                                          int timeout_ms, std::size_t first_chunk, bool verify) {
   unshard::options options{.budget = budget};
   options.in_flight = in_flight;
   options.timeout_ms = timeout_ms;
@@ -79,8 +80,7 @@ PYBIND11_MODULE(_unshard_torch, m) {
       .def("limit_staging", &process_group_communicator::limit_staging)
       .def_property_readonly("rank", &process_group_communicator::rank)
       .def_property_readonly("size", &process_group_communicator::size)
-      .def_property_readonly("staging",
-                             [](const process_group_communicator& c) { return c.capabilities().staging; });
+      .def_property_readonly("staging", [](const process_group_communicator& c) { return c.capabilities().staging; });
 
   py::class_<torch_parameter>(m, "Handle")
       .def_readonly("name", &torch_parameter::its_name)
@@ -114,6 +114,7 @@ PYBIND11_MODULE(_unshard_torch, m) {
       .def("pieces", &gathering::pieces)
       .def_property_readonly("chunk", &gathering::chunk)
       .def_property_readonly("committed", &gathering::committed);
-  m.def("open", &open_gathering, py::arg("handles"), py::arg("comm"), py::arg("access"), py::arg("budget"), py::arg("root"),
-        py::arg("cut"), py::arg("in_flight"), py::arg("timeout_ms"), py::arg("first_chunk"), py::arg("verify"));
+  m.def("open", &open_gathering, py::arg("handles"), py::arg("comm"), py::arg("access"), py::arg("budget"),
+        py::arg("root"), py::arg("cut"), py::arg("in_flight"), py::arg("timeout_ms"), py::arg("first_chunk"),
+        py::arg("verify"));
 }

@@ -24,9 +24,8 @@ class shared_memory {
  public:
   void* allocate(std::size_t bytes, std::size_t alignment) {
     void* p = memory_.allocate(bytes, alignment);
-    blocks_.emplace(p, std::shared_ptr<void>(p, [bytes, alignment](void* q) {
-                      unshard::host_memory().deallocate(q, bytes, alignment);
-                    }));
+    blocks_.emplace(p, std::shared_ptr<void>(
+                           p, [bytes, alignment](void* q) { unshard::host_memory().deallocate(q, bytes, alignment); }));
     return p;
   }
   void deallocate(void* p, std::size_t, std::size_t) noexcept { blocks_.erase(p); }
@@ -68,7 +67,7 @@ class gathering {
     invalidate();
     end();
   }
-  virtual std::size_t chunk() const = 0;      ///< number of the chunk in hand
+  virtual std::size_t chunk() const = 0;  ///< number of the chunk in hand
   virtual std::size_t committed() const = 0;
   /// On ranks that hold nothing: none.
   virtual std::vector<torch_piece> pieces() = 0;
@@ -79,7 +78,8 @@ class gathering {
 
   at::Tensor tensor_over(const void* data, const std::vector<std::int64_t>& sizes, at::ScalarType type) {
     auto holder = memory_.holder_of(data);
-    at::Tensor t = at::from_blob(const_cast<void*>(data), sizes, [holder](void*) {}, at::TensorOptions().dtype(type));
+    at::Tensor t = at::from_blob(
+        const_cast<void*>(data), sizes, [holder](void*) {}, at::TensorOptions().dtype(type));
     shown_.push_back(t.storage());
     return t;
   }

@@ -270,8 +270,9 @@ class process_group_communicator {
 
   void usable() const {
     if (aborted_)
-      throw unshard::device_failed("process_group_communicator: it was aborted after a failure. Make a new group. [rank " +
-                                   std::to_string(rank_) + " of " + std::to_string(size_) + "]");
+      throw unshard::device_failed(
+          "process_group_communicator: it was aborted after a failure. Make a new group. [rank " +
+          std::to_string(rank_) + " of " + std::to_string(size_) + "]");
   }
 
   void start(const queue& q, message& m, std::byte* memory) {
@@ -289,8 +290,8 @@ class process_group_communicator {
   void stage(operations& ops) {
     if (!std::exchange(ops_have_slots_, true)) {
       for (queue& q : ops.queues) {
-        std::byte* slot = staging_.get() +
-                          2 * fragment_ * static_cast<std::size_t>(q.peer < rank_ ? q.peer : q.peer - 1);
+        std::byte* slot =
+            staging_.get() + 2 * fragment_ * static_cast<std::size_t>(q.peer < rank_ ? q.peer : q.peer - 1);
         bool both = false;
         for (const queue& other : ops.queues) both |= other.peer == q.peer && other.outgoing != q.outgoing;
         if (!both || q.outgoing) q.slots.push_back(slot);
@@ -363,7 +364,8 @@ class process_group_communicator {
     if (clock::now() >= deadline)
       throw unshard::peer_timeout(text + " did not end within " + std::to_string(timeout_ms) +
                                       " ms; a slow rank can't be told from a dead one. Raise .timeout_ms if it was "
-                                      "slow." + here,
+                                      "slow." +
+                                      here,
                                   peer);
     throw unshard::device_failed(text + " failed: " + e.what() + here);
   }
@@ -390,9 +392,9 @@ class process_group_communicator {
   int size_;
   std::size_t fragment_ = 0;
   std::unique_ptr<std::byte[]> staging_;
-  std::vector<std::uint32_t> sent_, received_;         // messages so far, for each peer
-  std::deque<std::shared_ptr<operations>> running_;    // launched and not waited for, oldest first
-  bool ops_have_slots_ = false;                        // the oldest one was given its slots
+  std::vector<std::uint32_t> sent_, received_;       // messages so far, for each peer
+  std::deque<std::shared_ptr<operations>> running_;  // launched and not waited for, oldest first
+  bool ops_have_slots_ = false;                      // the oldest one was given its slots
   bool aborted_ = false;
 };
 

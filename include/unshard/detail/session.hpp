@@ -381,11 +381,14 @@ class session {
       f();
     } catch (const std::exception& e) {
       give_in(e.what());
+      throw;
     } catch (...) {
       give_in("an exception that is no std::exception");
+      throw;
     }
   }
-  [[noreturn]] void give_in(const char* why) {
+  /// Aborts; throws write_back_failed where a chunk is in doubt.
+  void give_in(const char* why) {
     const std::string text = why;
     fail(text);
     if (writing_) {
@@ -397,7 +400,6 @@ class session {
                  ' ', here()),
           doubtful);
     }
-    throw;
   }
 
   /// Whether operations that could not be ended may still touch the buffers.

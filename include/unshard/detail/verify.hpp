@@ -27,6 +27,7 @@ constexpr std::uint64_t paint_word(std::size_t word) {
 
 /// Paints `bytes` bytes. One pass of writes over the chunk.
 inline void paint(std::byte* p, std::size_t bytes) {
+  if (bytes == 0) return;  // p may be null
   std::size_t word = 0;
   for (; (word + 1) * 8 <= bytes; ++word) {
     const std::uint64_t value = paint_word(word);
