@@ -29,12 +29,6 @@ inline std::string text_of(const std::exception_ptr& e) {
   }
 }
 
-/// A peer's message within ours, without the library's name at its head.
-inline std::string_view bare(std::string_view text) {
-  constexpr std::string_view head = "unshard: ";
-  return text.substr(text.starts_with(head) ? head.size() : 0);
-}
-
 /// One range of chunks [first, last) of a plan. `R` as the caller passed the handles, `A` the access.
 ///
 /// A chunk lives in slot i % in_flight. At the end of body i, in this order: wait for write-back i - 1; make all that
@@ -130,7 +124,7 @@ class session {
       throw peer_failed(v.message.empty() ? concat("unshard: rank ", v.culprit, " left chunk ", current_,
                                                    " before its end; nothing of it was written. ", here())
                                           : concat("unshard: rank ", v.culprit, " failed in chunk ", current_,
-                                                   "; nothing of it was written: ", bare(v.message), ' ', here()),
+                                                   "; nothing of it was written: ", v.message, ' ', here()),
                         v.culprit, current_);
     }
     emit(event_kind::voted, current_);
@@ -249,9 +243,8 @@ class session {
     if (v.culprit < 0) return;
     end();
     if (failure) std::rethrow_exception(failure);
-    throw peer_failed(
-        concat("unshard: rank ", v.culprit, " failed before any byte moved: ", bare(v.message), ' ', here()),
-        v.culprit);
+    throw peer_failed(concat("unshard: rank ", v.culprit, " failed before any byte moved: ", v.message, ' ', here()),
+                      v.culprit);
   }
 
   // ---- one chunk
