@@ -201,10 +201,7 @@ class socket_communicator {
     const auto [from, left] = rest_of(m);
     const ssize_t n = ::send(c.fd, from, left, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
-    if (n < 0) {
-      static_cast<void>(pull(c, peer));  // it may have said why
-      fail(peer, std::strerror(errno));
-    }
+    if (n < 0) fail(peer, std::strerror(errno));
     return finish(c.out, static_cast<std::size_t>(n));
   }
 
@@ -245,7 +242,13 @@ class socket_communicator {
     return true;
   }
 
-  [[noreturn]] void fail(int peer, const std::string& why) const {
+  /// A peer that is gone may have left its reason among its words, whichever channel told.
+  [[noreturn]] void fail(int peer, std::string why) {
+    char left[1024];
+    const ssize_t n = ::recv(at(words_, peer).fd, left, sizeof left, MSG_DONTWAIT | MSG_PEEK);
+    const std::string_view words(left, n > 0 ? static_cast<std::size_t>(n) : 0);
+    const std::size_t last = words.find(std::string_view(reinterpret_cast<const char*>(&aborting), sizeof aborting));
+    if (last != words.npos) why = words.substr(last + sizeof aborting);
     throw unshard::peer_failed("socket_communicator: rank " + std::to_string(peer) + ": " + why, peer);
   }
 
