@@ -40,11 +40,10 @@ class session {
  public:
   using byte = std::conditional_t<A::writes, std::byte, const std::byte>;
   using chunk_type = basic_chunk<byte>;
-  static constexpr std::size_t to_the_end = all_chunks;
 
   /// `plan` null: one is made, of these options. `only` says which chunk a scope is for. Collective; throws as
   /// documented at chunks().
-  session(const chunk_plan* plan, R&& handles, C& comm, const options& o, M& memory, std::size_t only = to_the_end)
+  session(const chunk_plan* plan, R&& handles, C& comm, const options& o, M& memory, std::size_t only = all_chunks)
       : listed_(static_cast<R&&>(handles), comm.rank(), comm.size()),
         comm_(comm),
         options_(o),
@@ -151,8 +150,7 @@ class session {
     } catch (...) {
       emit(event_kind::failed, next_, "an exception that is no std::exception");
     }
-    ended_ = true;
-    listed_.close();
+    end();
   }
 
  private:
@@ -182,7 +180,7 @@ class session {
     options_ = plan_->made_for();  // what shaped the plan holds
     options_.on = run.on;
     options_.timeout_ms = run.timeout_ms;
-    options_.first_chunk = only == to_the_end ? run.first_chunk : only;
+    options_.first_chunk = only == all_chunks ? run.first_chunk : only;
     options_.observer = run.observer;
     options_.verify = run.verify;
     if (run.timeout_ms < 0) throw bad_options("unshard: .timeout_ms is negative; 0 waits for ever.");
@@ -192,7 +190,7 @@ class session {
     handles_.index();
     if (replayed) listed_.check_replay(*plan_, capabilities_of(comm_));
     next_ = committed_ = options_.first_chunk;
-    last_ = only == to_the_end ? plan_->chunks() : only + 1;
+    last_ = only == all_chunks ? plan_->chunks() : only + 1;
     if (next_ > plan_->chunks() || last_ > plan_->chunks())
       throw bad_options(concat("unshard: chunk ", options_.first_chunk, " of a plan of ", plan_->chunks(),
                                " chunks was asked for. ", here()));
