@@ -143,6 +143,17 @@ struct blames_the_device : mailbox_communicator {
   }
 };
 
+struct blames_a_peer : mailbox_communicator {
+  using mailbox_communicator::mailbox_communicator;
+  void exchange(std::span<const std::byte> mine, std::span<std::byte> all, int timeout_ms) {
+    try {
+      mailbox_communicator::exchange(mine, all, timeout_ms);
+    } catch (const peer_timeout& e) {
+      throw peer_failed(e.what(), 0);
+    }
+  }
+};
+
 struct everyone_is_first : mailbox_communicator {
   using mailbox_communicator::mailbox_communicator;
   int rank() const { return 0; }
@@ -335,6 +346,7 @@ TEST_CASE("check_communicator: each wrong engine is caught by name") {
       wrong<aborts_alone>(aborted),
       wrong<forgets_why>(aborted),
       wrong<blames_the_device>("communicator: exchange throws peer_timeout, and then every call throws"),
+      wrong<blames_a_peer>("communicator: exchange throws peer_timeout, and then every call throws"),
       wrong<everyone_is_first>(numbered),
       wrong<one_operation>(numbered),
       wrong<promises_regions>("communicator: strided regions keep their row-major order"),
