@@ -1,198 +1,377 @@
-// benchmarks/gather: a gather over threads against the floor: the same copies, from and to the same addresses, split
-// evenly over min(ranks, cores) threads, into a buffer touched before. Runs alternate in one process; medians.
-//   gather [--ranks 2,4,8] [--from BYTES] [--to BYTES] [--runs N] [--json FILE]
-// Columns as nccl-tests has them; a line that starts with # is a comment; #wrong > 0 fails the run.
-#include <algorithm>
-#include <barrier>
-#include <chrono>
+// benchmarks/gather: ranges of chunks over threads. The floor is the same copies, from and to the same addresses, split
+// evenly over min(ranks, cores) plain threads. Opening, votes and, but for replays, planning are in our time.
+//   gather [--part sizes,layouts,small,overlap,verify,ranks,parameters,budgets] [--ranks 2,4,8] [--chunk BYTES] [--to
+//   BYTES]
+//          [--runs N] [--seconds S] [--json FILE]
+// Lines that start with # are comments; #wrong > 0, or a peak over the budget, fails the run.
+#include <CLI/CLI.hpp>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <fstream>
-#include <numeric>
-#include <sstream>
+#include <memory>
+#include <set>
 #include <string>
-#include <string_view>
-#include <thread>
 #include <unshard/comm/threads.hpp>
 #include <unshard/unshard.hpp>
 #include <vector>
 
+#include "bench.hpp"
+#include "floor.hpp"
+
 namespace {
 
-using bytes = std::vector<std::byte>;
-using clock_type = std::chrono::steady_clock;
+using namespace unshard;
+using bench::row;
+using bench::variant;
 
-double seconds_since(clock_type::time_point start) {
-  return std::chrono::duration<double>(clock_type::now() - start).count();
-}
+constexpr std::size_t element = sizeof(float);
 
-double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return v[v.size() / 2];
-}
-
-/// (max - min) / median of the middle half: whether more runs are worth it.
-double spread(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  return (v[v.size() * 3 / 4] - v[v.size() / 4]) / v[v.size() / 2];
-}
-
-struct result {
-  int ranks;
-  std::size_t size, params, chunks, budget, peak, runs, wrong;
-  double time, floor;
+struct page_aligned {
+  void operator()(std::byte* p) const { std::free(p); }
 };
+using block = std::unique_ptr<std::byte[], page_aligned>;
 
-/// The same copies by plain threads that are there already, as the library's ranks are.
-class copiers {
+/// Bytes whose pages are there.
+block touched(std::size_t bytes) {
+  bytes = (bytes + 4095) / 4096 * 4096;
+  block b(static_cast<std::byte*>(std::aligned_alloc(4096, std::max<std::size_t>(bytes, 4096))));
+  std::memset(b.get(), 0, std::max<std::size_t>(bytes, 4096));
+  return b;
+}
+
+std::byte pattern(std::size_t chunk, std::size_t offset) {
+  return static_cast<std::byte>((offset * 0x9e37 + chunk * 77) >> 8);
+}
+
+/// Parameters, their shards on all ranks, and buffers where chunks are held.
+class model {
  public:
-  copiers(std::size_t threads, const std::vector<bytes>& shards, std::byte* to, std::size_t total)
-      : start_(static_cast<std::ptrdiff_t>(threads) + 1), end_(static_cast<std::ptrdiff_t>(threads) + 1) {
-    for (std::size_t t = 0; t < threads; ++t) {
-      pool_.emplace_back([this, t, threads, &shards, to, total] {
-        const std::size_t each = shards[0].size();
-        for (;;) {
-          start_.arrive_and_wait();
-          if (stop_) return;
-          const std::size_t until = total / threads * (t + 1);
-          for (std::size_t at = total / threads * t; at < until;) {
-            const std::size_t n = std::min(each - at % each, until - at);
-            std::memcpy(to + at, shards[at / each].data() + at % each, n);
-            at += n;
-          }
-          end_.arrive_and_wait();
-        }
-      });
+  model(std::vector<any_layout> layouts, const options& o) : o_(o) {
+    const int n = layouts.front().ranks();
+    std::vector<std::vector<std::byte*>> shards;
+    for (int r = 0; r < n; ++r) {
+      std::vector<std::size_t> sizes;
+      std::size_t total = 0;
+      for (const any_layout& l : layouts) {
+        index_t elements = 0;
+        for (const box& b : l.boxes_of(r)) elements += b.size.elements();
+        sizes.push_back(static_cast<std::size_t>(elements) * element);
+        total += (sizes.back() + 63) / 64 * 64;
+      }
+      memory_.push_back(touched(total));
+      std::byte* at = memory_.back().get();
+      std::vector<parameter_view>& list = handles_.emplace_back();
+      shards.emplace_back();
+      for (std::size_t p = 0; p < layouts.size(); ++p) {
+        list.emplace_back("", layouts[p], element, std::span(at, sizes[p]));
+        shards.back().push_back(at);
+        at += (sizes[p] + 63) / 64 * 64;
+      }
+    }
+    const chunk_plan plan = make_plan(handles_[0], o);
+    summary_ = plan.summary();
+    for (int r = 0; r < n; ++r) {
+      memory_.push_back(o.on.holds(r) ? touched(summary_.peak) : nullptr);
+      buffers_.push_back(memory_.back().get());
+      resources_.push_back(
+          std::make_unique<counted_memory<fixed_memory>>(fixed_memory({buffers_.back(), summary_.peak})));
+    }
+    parts_ = bench::parts_of(plan, handles_[0], shards, element);
+    for (std::size_t c = 0; c < parts_.size(); ++c) {
+      for (const bench::part& p : parts_[c])
+        for (std::size_t i = 0; i < p.bytes; ++i) p.shard[i] = pattern(c, p.offset + i);
     }
   }
-  copiers(const copiers&) = delete;
-  copiers& operator=(const copiers&) = delete;
-  ~copiers() {
-    stop_ = true;
-    start_.arrive_and_wait();
-    for (auto& t : pool_) t.join();
+
+  int ranks() const { return static_cast<int>(handles_.size()); }
+  const plan_summary& summary() const { return summary_; }
+
+  /// This rank's share of one range over all of it; body(chunk) on the ranks that hold.
+  template <class A, class Body>
+  void pass(threads_communicator& comm, A access, const options& o, Body body) {
+    const auto r = static_cast<std::size_t>(comm.rank());
+    for (auto& chunk : chunks(handles_[r], comm, access, o, *resources_[r])) {
+      if (buffers_[r] != nullptr) body(chunk);
+    }
   }
-  double run() {
-    const auto start = clock_type::now();
-    start_.arrive_and_wait();
-    end_.arrive_and_wait();
-    return seconds_since(start);
+  template <class A>
+  void pass(threads_communicator& comm, A access) {
+    pass(comm, access, o_, [](auto&) {});
+  }
+
+  /// One more pass, checked: how many bytes are not what they should be, in the chunks or, after, in the shards.
+  template <class A>
+  std::size_t wrong(threads_communicator& comm, A access) {
+    std::size_t count = 0, c = 0;
+    pass(comm, access, o_, [&](auto& chunk) {
+      const auto first = (*chunk.begin()).bytes().data();
+      for (const bench::part& p : parts_[c]) {
+        for (std::size_t i = 0; i < p.bytes && p.rank == p.first; ++i) {
+          if constexpr (A::gathers) count += first[p.offset + i] != pattern(c, p.offset + i) ? 1 : 0;
+          if constexpr (A::writes) first[p.offset + i] = ~pattern(c, p.offset + i);
+        }
+      }
+      ++c;
+    });
+    if (A::writes) {
+      for (c = 0; c < parts_.size(); ++c) {
+        for (const bench::part& p : parts_[c]) {
+          if (p.rank != comm.rank()) continue;
+          for (std::size_t i = 0; i < p.bytes; ++i) {
+            count += p.shard[i] != ~pattern(c, p.offset + i) ? 1 : 0;
+            p.shard[i] = pattern(c, p.offset + i);
+          }
+        }
+      }
+    }
+    return count;
+  }
+
+  template <class A>
+  std::vector<std::vector<bench::copy>> copies(A) const {
+    std::vector<std::vector<bench::copy>> lists;
+    for (const auto& chunk : parts_) {
+      if (A::gathers) lists.push_back(bench::gather_copies(chunk, buffers_));
+      if (A::writes) lists.push_back(bench::write_copies(chunk, buffers_));
+    }
+    return lists;
+  }
+
+  std::size_t peak() const {
+    std::size_t most = 0;
+    for (const auto& r : resources_) most = std::max(most, r->peak());
+    return most;
   }
 
  private:
-  std::barrier<> start_, end_;
-  bool stop_ = false;
-  std::vector<std::thread> pool_;
+  options o_;
+  plan_summary summary_;
+  std::vector<block> memory_;
+  std::vector<std::vector<parameter_view>> handles_;
+  std::vector<std::byte*> buffers_;
+  std::vector<std::unique_ptr<counted_memory<fixed_memory>>> resources_;
+  std::vector<std::vector<bench::part>> parts_;
 };
 
-/// One chunk of `size` bytes, flat over `ranks`, gathered to rank 0: from the launch that opens it to its first byte
-/// in the body. The opening and the vote are in the time.
-result measure(int ranks, std::size_t size, std::size_t least_runs) {
-  const auto n = static_cast<std::size_t>(ranks);
-  size = size / (4 * n) * 4 * n;
-  std::vector<bytes> shards;
-  for (std::size_t r = 0; r < n; ++r) shards.emplace_back(size / n, static_cast<std::byte>(r + 1));
-  constexpr std::size_t alignment = 4096;
-  bytes storage(size + 2 * alignment, std::byte{0});
-  result out{ranks, size, 1, 1, 0, 0, 0, 0, 0, 0};
-  std::vector<double> times, floors;
-  const std::size_t cores = std::max(1u, std::thread::hardware_concurrency());
-
-  unshard::run_ranks(ranks, [&](unshard::threads_communicator& comm) {
-    const auto rank = static_cast<std::size_t>(comm.rank());
-    const std::vector<unshard::parameter_view> model{
-        {"weight", unshard::flat_shard({static_cast<unshard::index_t>(size / 4)}, ranks), 4, shards[rank]}};
-    unshard::counted_memory memory{unshard::fixed_memory(storage)};
-    const unshard::options o{.budget = size + alignment, .alignment = alignment};
-    const auto plan = unshard::make_plan(model, o);
-    const auto aligned = reinterpret_cast<std::byte*>(
-        (reinterpret_cast<std::uintptr_t>(storage.data()) + alignment - 1) / alignment * alignment);
-    copiers* bare = comm.rank() == 0 ? new copiers(std::min(n, cores), shards, aligned, size) : nullptr;
-    for (std::size_t i = 0; i < 40; ++i) {
-      static_cast<void>(unshard::agreed_budget(comm, 0));  // all are here
-      const auto start = clock_type::now();
-      for (auto& chunk : unshard::chunks(plan, model, comm, unshard::read, o, memory)) {
-        if (comm.rank() != 0) continue;
-        if (i > 0) times.push_back(seconds_since(start));
-        if (i > 0) continue;
-        for (auto piece : chunk) {  // warm-up: check
-          for (std::size_t b = 0; b < piece.bytes().size(); ++b)
-            out.wrong += piece.bytes()[b] != shards[b / (size / n)][0] ? 1 : 0;
-        }
-      }
-      static_cast<void>(unshard::agreed_budget(comm, 0));
-      if (comm.rank() == 0 && i > 0) floors.push_back(bare->run());
-      const bool enough = comm.rank() != 0 || (i >= least_runs && spread(times) < 0.05 && spread(floors) < 0.05);
-      if (unshard::agreed_budget(comm, enough ? 1 : 0) == 1) break;
-    }
-    delete bare;
-    if (comm.rank() == 0) {
-      out.budget = o.budget;
-      out.peak = memory.peak();
-    }
-  });
-  out.runs = times.size();
-  out.time = median(times);
-  out.floor = median(floors);
-  return out;
+/// The largest of all ranks' numbers; a barrier.
+double most(threads_communicator& comm, double mine) {
+  std::vector<double> all(static_cast<std::size_t>(comm.size()));
+  comm.exchange(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)), 0);
+  return *std::max_element(all.begin(), all.end());
 }
 
-std::vector<int> numbers(std::string_view list) {
-  std::vector<int> out;
-  std::stringstream text{std::string(list)};
-  for (std::string one; std::getline(text, one, ',');) out.push_back(std::atoi(one.c_str()));
-  return out;
+row row_of(const std::string& what, const model& m, std::size_t params, const options& o) {
+  return {what, m.ranks(), m.summary().bytes, params, m.summary().chunks, o.budget, 0, 0, {}};
+}
+
+/// A model against its floor.
+template <class A>
+row against_floor(const std::string& what, A access, const std::vector<any_layout>& layouts, const options& o,
+                  const bench::effort& effort) {
+  model m(layouts, o);
+  row result = row_of(what, m, layouts.size(), o);
+  const auto threads = std::min<std::size_t>(static_cast<std::size_t>(m.ranks()), std::thread::hardware_concurrency());
+  bench::copiers bare(threads, m.copies(access));
+  std::atomic<std::size_t> wrong{0};
+  run_ranks(m.ranks(), [&](threads_communicator& comm) {
+    std::vector<variant> variants;
+    variants.push_back({"ours", [&] { m.pass(comm, access); }});
+    variants.push_back({"copies by plain threads", [&] {
+                          if (comm.rank() == 0) bare.run();
+                        }});
+    bench::alternate(variants, effort, [&](double mine) { return most(comm, mine); });
+    wrong += m.wrong(comm, access);
+    if (comm.rank() == 0) result.variants = std::move(variants);
+  });
+  result.peak = m.peak();
+  result.wrong = wrong;
+  return result;
+}
+
+std::vector<any_layout> equal_parts(std::size_t bytes, std::size_t params, int ranks) {
+  const auto elements = static_cast<index_t>(bytes / element / params);
+  return std::vector<any_layout>(params, flat_shard({elements}, ranks));
+}
+
+/// 32 Mi elements and fewer, as each kind of framework would cut them.
+std::vector<std::pair<std::string, any_layout>> layouts_of(std::size_t bytes, int n) {
+  const auto rows = static_cast<index_t>(bytes / element / 4096);
+  const extents shape{rows, 4096};
+  const index_t elements = shape.elements();
+  std::vector<index_t> offsets{0};  // rank r has r + 1 parts of n (n + 1) / 2
+  for (int r = 0; r < n; ++r) offsets.push_back(elements / (n * (n + 1) / 2) * ((r + 1) * (r + 2) / 2));
+  offsets.back() = elements;
+  std::vector<std::vector<box>> strips(static_cast<std::size_t>(n));  // four strips a rank, in turn
+  for (int s = 0; s < 4 * n; ++s) {
+    const index_t from = rows * s / (4 * n), to = rows * (s + 1) / (4 * n);
+    strips[static_cast<std::size_t>(s % n)].push_back({{from, 0}, {to - from, 4096}});
+  }
+  return {{"flat", flat_shard(shape, n)},
+          {"dim 0", dim_shard(shape, 0, n)},
+          {"dim 1", dim_shard(shape, 1, n)},
+          {"ragged", ragged_shard(shape, offsets)},
+          {"mesh", mesh_shard(shape, {{0, n / 2, 2}, {1, 2, 1}}, n)},
+          {"hsdp", mesh_shard(shape, {{0, n / 2, 1}}, n)},
+          {"owned", owned(shape, n - 1, n)},
+          {"replicated", replicated(shape, n)},
+          {"boxes", box_shard(shape, strips)},
+          {"on half", on_ranks(flat_shard(shape, n / 2), 0, 2, n)}};
+}
+
+template <class F>
+void for_each_access(F f) {
+  f(unshard::read);
+  f(read_write);
+  f(overwrite);
+}
+
+/// 20,000 parameters of 4 to 64 KiB, and the same bytes in 208.
+row small_pieces(int ranks, const bench::effort& effort) {
+  std::vector<any_layout> many;
+  std::size_t total = 0;
+  for (std::size_t i = 0; i < 20'000; ++i) {
+    const auto elements = static_cast<index_t>(1024 * (1 + i % 16));
+    many.emplace_back(flat_shard({elements}, ranks));
+    total += static_cast<std::size_t>(elements) * element;
+  }
+  const options o{.budget = 128 * MiB};
+  model small(many, o), large(equal_parts(total, 208, ranks), o);
+  row result = row_of("20,000 small, read_write root", small, many.size(), o);
+  std::atomic<std::size_t> wrong{0};
+  run_ranks(ranks, [&](threads_communicator& comm) {
+    std::vector<variant> variants;
+    variants.push_back({"ours", [&] { small.pass(comm, read_write); }});
+    variants.push_back({"ours, 208 large", [&] { large.pass(comm, read_write); }});
+    bench::alternate(variants, effort, [&](double mine) { return most(comm, mine); });
+    wrong += small.wrong(comm, read_write);
+    if (comm.rank() == 0) result.variants = std::move(variants);
+  });
+  result.peak = small.peak();
+  result.wrong = wrong;
+  return result;
+}
+
+/// What .verify costs; the body fills what it overwrites.
+template <class A>
+row verified(A access, residency on, std::size_t chunk, const bench::effort& effort) {
+  const options with{.budget = chunk, .on = on}, without{.budget = chunk, .on = on, .verify = false};
+  model m(equal_parts(chunk, 1, 2), with);
+  row result = row_of("verify, " + std::string(A::name) + (on.all() ? " everywhere" : " root"), m, 1, with);
+  run_ranks(2, [&](threads_communicator& comm) {
+    const auto body = [](auto& c) {
+      if constexpr (!A::gathers) {
+        for (auto piece : c) std::memset(piece.bytes().data(), 1, piece.bytes().size());
+      }
+    };
+    std::vector<variant> variants;
+    variants.push_back({"ours", [&] { m.pass(comm, access, with, body); }});
+    variants.push_back({"without", [&] { m.pass(comm, access, without, body); }});
+    bench::alternate(variants, effort, [&](double mine) { return most(comm, mine); });
+    if (comm.rank() == 0) result.variants = std::move(variants);
+  });
+  result.peak = m.peak();
+  return result;
+}
+
+/// A root that computes for as long as a gather takes: two chunks in flight against one.
+row overlap(int ranks, std::size_t chunk, const bench::effort& effort) {
+  const std::size_t count = 16;
+  const options one{.budget = chunk}, two{.budget = 2 * chunk, .in_flight = 2};
+  model a(equal_parts(count * chunk, count, ranks), one), b(equal_parts(count * chunk, count, ranks), two);
+  row result = row_of("in_flight 2 / 1, read root", b, count, two);
+  result.variants.resize(2);
+  run_ranks(ranks, [&](threads_communicator& comm) {
+    const auto all = [&](double mine) { return most(comm, mine); };
+    std::vector<variant> gathers;
+    gathers.push_back({"gather", [&] { a.pass(comm, unshard::read); }});
+    bench::alternate(gathers, effort, all);
+    const double compute = gathers[0].seconds.median() / static_cast<double>(count);
+    const auto body = [&](auto&) {
+      for (const auto start = bench::clock::now(); bench::seconds_since(start) < compute;) {
+      }
+    };
+    std::vector<variant> variants;
+    variants.push_back({"ours", [&] { b.pass(comm, unshard::read, two, body); }});
+    variants.push_back({"in_flight 1", [&] { a.pass(comm, unshard::read, one, body); }});
+    bench::alternate(variants, effort, all);
+    if (comm.rank() == 0) {
+      result.variants = std::move(variants);
+      result.more["body_us"] = compute * 1e6;
+    }
+  });
+  result.peak = b.peak();
+  return result;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::vector<std::string> parts{"sizes", "layouts", "small", "overlap", "verify", "ranks", "parameters", "budgets"};
   std::vector<int> ranks{2, 4, 8};
-  std::size_t from = 4 * unshard::KiB;
-  std::size_t to = 128 * unshard::MiB;
-  std::size_t runs = 7;
+  std::size_t chunk = 128 * MiB, to = GiB;
+  bench::effort effort;
   std::string json;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    const std::string_view option = argv[i];
-    if (option == "--ranks") ranks = numbers(argv[i + 1]);
-    if (option == "--from") from = std::strtoull(argv[i + 1], nullptr, 10);
-    if (option == "--to") to = std::strtoull(argv[i + 1], nullptr, 10);
-    if (option == "--runs") runs = std::strtoull(argv[i + 1], nullptr, 10);
-    if (option == "--json") json = argv[i + 1];
-  }
-  std::vector<result> all;
-  std::printf("# gather over threads, flat, read, root 0; %u cores; floor: plain threads, the same addresses\n",
-              std::thread::hardware_concurrency());
-  std::printf(
-      "#     size  ranks  params  chunks      budget        peak      time   algbw   busbw  #wrong     floor   ratio  "
-      "runs\n");
-  std::printf(
-      "#      (B)                                (B)         (B)      (us)  (GB/s)  (GB/s)              (us)\n");
-  std::size_t wrong = 0;
-  for (int n : ranks) {
-    for (std::size_t size = from; size <= to; size *= 8) {
-      const result r = measure(n, size, runs);
-      const double algbw = static_cast<double>(r.size) / r.time / 1e9;
-      std::printf("%10zu %6d %7zu %7zu %11zu %11zu %9.1f %7.2f %7.2f %7zu %9.1f %7.2f %5zu\n", r.size, r.ranks,
-                  r.params, r.chunks, r.budget, r.peak, r.time * 1e6, algbw, algbw * (r.ranks - 1) / r.ranks, r.wrong,
-                  r.floor * 1e6, r.time / r.floor, r.runs);
-      std::fflush(stdout);
-      wrong += r.wrong;
-      all.push_back(r);
+  CLI::App app{"Ranges of chunks over threads against the same copies by plain threads."};
+  app.add_option("--part", parts, "which parts, by comma")->delimiter(',');
+  app.add_option("--ranks", ranks, "how many threads, by comma")->delimiter(',');
+  app.add_option("--chunk", chunk, "bytes of a chunk");
+  app.add_option("--to", to, "largest size, bytes");
+  app.add_option("--runs", effort.least, "least runs of each");
+  app.add_option("--seconds", effort.seconds, "most seconds for a row that varies");
+  app.add_option("--json", json, "file");
+  CLI11_PARSE(app, argc, argv);
+  const std::set<std::string> wanted(parts.begin(), parts.end());
+  bench::table table("gather", "ranges of chunks over threads; floor: the same copies by plain threads", argc, argv);
+  const options plain{.budget = chunk, .verify = false};
+
+  for (const int n : ranks) {
+    for (std::size_t size = 4 * KiB; wanted.contains("sizes") && size <= to; size *= 4) {
+      options o = plain;
+      o.budget = size;
+      table.add(against_floor("size, flat read_write root", read_write, equal_parts(size, 1, n), o, effort));
     }
   }
-  if (!json.empty()) {
-    std::ofstream out(json);
-    out << "[";
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      const result& r = all[i];
-      out << (i == 0 ? "\n" : ",\n") << R"(  {"ranks": )" << r.ranks << R"(, "size": )" << r.size << R"(, "budget": )"
-          << r.budget << R"(, "peak": )" << r.peak << R"(, "time_us": )" << r.time * 1e6 << R"(, "floor_us": )"
-          << r.floor * 1e6 << R"(, "ratio": )" << r.time / r.floor << R"(, "wrong": )" << r.wrong << R"(, "runs": )"
-          << r.runs << "}";
+  for (const int n : ranks) {
+    if (!wanted.contains("layouts")) break;
+    for (const auto& [name, layout] : layouts_of(chunk, n)) {
+      for (const residency on : {root(0), every_rank}) {
+        for_each_access([&](auto access) {
+          options o = plain;
+          o.on = on;
+          const std::string what = name + " " + std::string(access.name) + (on.all() ? " everywhere" : " root");
+          table.add(against_floor(what, access, {layout}, o, effort));
+        });
+      }
     }
-    out << "\n]\n";
   }
-  return wrong == 0 ? 0 : 1;
+  for (const int n : ranks) {
+    if (wanted.contains("small")) table.add(small_pieces(n, effort));
+    if (wanted.contains("overlap")) table.add(overlap(n, chunk, effort));
+  }
+  if (wanted.contains("verify")) {
+    for_each_access([&](auto access) {
+      table.add(verified(access, root(0), chunk, effort));
+      table.add(verified(access, every_rank, chunk, effort));
+    });
+  }
+  const std::size_t model_bytes = 2 * chunk;
+  for (int n = 2; wanted.contains("ranks") && n <= 64; n *= 2) {
+    options o = plain;
+    o.budget = chunk / 8;
+    table.add(against_floor("growth, ranks", read_write, equal_parts(model_bytes, 64, n), o, effort));
+  }
+  for (std::size_t params = 100; wanted.contains("parameters") && params <= 1'000'000; params *= 10) {
+    options o = plain;
+    o.alignment = 4;
+    table.add(against_floor("growth, parameters", read_write, equal_parts(model_bytes, params, 2), o, effort));
+  }
+  for (const int share : {1000, 300, 100, 30, 10, 3, 1}) {
+    if (!wanted.contains("budgets")) break;
+    options o = plain;
+    o.budget = model_bytes / static_cast<std::size_t>(share);
+    o.cut = cut::anywhere;
+    table.add(against_floor("growth, budget", read_write, equal_parts(model_bytes, 256, 2), o, effort));
+  }
+  return table.finish(json);
 }

@@ -1,14 +1,15 @@
 // mpi: ranges of chunks over processes against bare MPI for the same movement, alternating in the same processes.
-//   mpirun -n 2 benchmarks/mpi [RUNS [MODEL_MIB [CHUNK_MIB [JSON]]]]
+//   mpirun -n 2 benchmarks/bench_mpi [--runs N] [--seconds S] [--model BYTES] [--chunk BYTES] [--json FILE]
 // The model is flat_shard vectors of float, so that a chunk is one contiguous part of each rank; the floor is the best
 // of what bare MPI offers for the movement: a blocking collective, or non-blocking sends and receives with this rank's
 // own part copied by memcpy. The bodies, ours and the floor's, do nothing, but under overwrite, where both fill.
 // `small` is 20,000 parameters of 4 to 64 KiB against the same bytes in 208 large ones, both ours.
+// `process_peak` in the JSON is how far one range raised the process's resident set, the most of any rank.
 
 #include <mpi.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -20,60 +21,55 @@
 #include <unshard/unshard.hpp>
 #include <vector>
 
+#include "bench.hpp"
+
 namespace {
 
 using namespace unshard;
+using bench::row;
+using bench::variant;
 
-int me, n, runs = 7;
-std::vector<std::string> json;
+int me, n;
+bench::effort effort;
+std::unique_ptr<bench::table> table;  // on rank 0
 
-struct variant {
-  std::string name;
-  std::function<void()> run;
-  std::vector<double> seconds{};
-  double median() const { return seconds[seconds.size() / 2]; }
-};
-
-/// Runs all variants in turn: once to warm up, then `runs` times. Times are those of the slowest rank.
-void alternate(std::vector<variant>& variants) {
-  for (int i = -1; i < runs; ++i) {
-    for (variant& v : variants) {
-      MPI_Barrier(MPI_COMM_WORLD);
-      double t = MPI_Wtime();
-      v.run();
-      t = MPI_Wtime() - t;
-      MPI_Allreduce(MPI_IN_PLACE, &t, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
-      if (i >= 0) v.seconds.push_back(t);
-    }
-  }
-  for (variant& v : variants) std::sort(v.seconds.begin(), v.seconds.end());
+/// The largest of all ranks' numbers; a barrier.
+template <class T>
+T most(T mine) {
+  static_assert(sizeof(T) == 8);
+  MPI_Allreduce(MPI_IN_PLACE, &mine, 1, std::is_floating_point_v<T> ? MPI_DOUBLE : MPI_UNSIGNED_LONG, MPI_MAX,
+                MPI_COMM_WORLD);
+  return mine;
 }
 
-void print(const char* what, std::size_t bytes, std::size_t params, std::size_t chunks, std::size_t budget,
-           std::size_t peak, std::size_t wrong, const std::vector<variant>& v) {
-  const auto floor =
-      std::min_element(v.begin() + 1, v.end(), [](const auto& a, const auto& b) { return a.median() < b.median(); });
-  const variant& ours = v.front();
-  double mean = 0, square = 0;
-  for (double t : ours.seconds) mean += t / static_cast<double>(ours.seconds.size());
-  for (double t : ours.seconds) square += (t - mean) * (t - mean) / static_cast<double>(ours.seconds.size());
-  const double rate = static_cast<double>(bytes) / ours.median() / 1e9;
-  if (me != 0) return;
-  std::printf("%-22s %11zu %7zu %7zu %10zu %10zu %9.0f %7.2f %7.2f %7zu %9.0f %6.3f  %4.1f  %s\n", what, bytes, params,
-              chunks, budget, peak, ours.median() * 1e6, rate, n == 1 ? 0.0 : rate * (n - 1) / n, wrong,
-              floor->median() * 1e6, ours.median() / floor->median(), 100 * std::sqrt(square) / mean,
-              floor->name.c_str());
-  std::fflush(stdout);
-  std::string line = "{\"what\": \"" + std::string(what) + "\", \"ranks\": " + std::to_string(n) +
-                     ", \"bytes\": " + std::to_string(bytes) + ", \"params\": " + std::to_string(params) +
-                     ", \"chunks\": " + std::to_string(chunks) + ", \"budget\": " + std::to_string(budget) +
-                     ", \"peak\": " + std::to_string(peak) + ", \"wrong\": " + std::to_string(wrong);
-  for (const variant& each : v) {
-    line += ", \"" + each.name + "\": [";
-    for (std::size_t i = 0; i < each.seconds.size(); ++i) line += (i ? ", " : "") + std::to_string(each.seconds[i]);
-    line += "]";
+void alternate(std::vector<variant>& variants) {
+  bench::alternate(variants, effort, [](double mine) { return most(mine); });
+}
+
+/// Bytes of a line of /proc/self/status.
+std::size_t status(const std::string& field) {
+  std::ifstream file("/proc/self/status");
+  for (std::string word; file >> word;) {
+    std::size_t kib = 0;
+    if (word == field + ":" && file >> kib) return kib * KiB;
   }
-  json.push_back(line + ", \"ratio\": " + std::to_string(ours.median() / floor->median()) + "}");
+  return 0;
+}
+
+/// How far a call raises this process's resident set.
+std::size_t rise(const std::function<void()>& call) {
+  std::ofstream("/proc/self/clear_refs") << 5;  // the peak starts from here
+  const std::size_t before = status("VmRSS");
+  call();
+  return status("VmHWM") - std::min(before, status("VmHWM"));
+}
+
+void print(const std::string& what, std::size_t bytes, std::size_t params, std::size_t chunks, std::size_t budget,
+           std::size_t peak, std::size_t wrong, const std::vector<variant>& variants, nlohmann::json more = {}) {
+  if (me != 0) return;
+  row r{what, n, bytes, params, chunks, budget, peak, wrong, variants};
+  if (!more.is_null()) r.more = std::move(more);
+  table->add(r);
 }
 
 /// A model whose parameters are equal parts of `total` bytes, or of the sizes given.
@@ -97,11 +93,6 @@ struct model {
   std::vector<parameter_view> handles;
   std::size_t total = 0;
 };
-
-std::size_t most(std::size_t bytes) {
-  MPI_Allreduce(MPI_IN_PLACE, &bytes, 1, MPI_UNSIGNED_LONG, MPI_MAX, MPI_COMM_WORLD);
-  return bytes;
-}
 
 /// Our side: one range over all of it.
 template <class A>
@@ -193,8 +184,9 @@ void compare(model& m, mpi_communicator& comm, A access, bool all, std::size_t c
   alternate(variants);
   const std::size_t wrong = m.wrong(A::gathers ? 1.0F : 3.0F);
   for (auto& s : m.shards) std::fill(s.begin(), s.end(), 1.0F);
-  const std::string what = std::string(A::name) + (all ? " everywhere" : " root");
-  print(what.c_str(), m.total, count, count, chunk, most(memory.peak()), wrong, variants);
+  const std::size_t held = most(rise([&] { pass(m, comm, access, o, memory, 1.0F); }));
+  print(std::string(A::name) + (all ? " everywhere" : " root"), m.total, count, count, chunk, most(memory.peak()),
+        wrong, variants, {{"process_peak", held}});
 }
 
 void small_pieces(mpi_communicator& comm, std::size_t chunk) {
@@ -211,10 +203,10 @@ void small_pieces(mpi_communicator& comm, std::size_t chunk) {
   const auto plan = make_plan(small.handles, o);
   std::vector<variant> variants;
   variants.push_back({"ours", [&] { pass(small, comm, read_write, o, memory, 0); }});
-  variants.push_back({"large", [&] { pass(large, comm, read_write, o, other, 0); }});
+  variants.push_back({"ours, 208 large", [&] { pass(large, comm, read_write, o, other, 0); }});
   alternate(variants);
-  print("small read_write root", small.total, many.size(), plan.chunks(), chunk, most(memory.peak()), small.wrong(1.0F),
-        variants);
+  print("20,000 small, read_write root", small.total, many.size(), plan.chunks(), chunk, most(memory.peak()),
+        small.wrong(1.0F), variants);
 }
 
 /// What a root that computes for as long as a gather takes gains from gathering ahead.
@@ -234,15 +226,14 @@ void overlap(model& m, mpi_communicator& comm, std::size_t chunk) {
   std::vector<variant> gather;
   gather.push_back({"ours", [&] { run(1, false); }});
   alternate(gather);
-  seconds = gather[0].median() / static_cast<double>(m.shards.size());
-  MPI_Bcast(&seconds, 1, MPI_DOUBLE, 0, MPI_COMM_WORLD);
+  seconds = gather[0].seconds.median() / static_cast<double>(m.shards.size());
   for (const bool polls : {false, true}) {
     std::vector<variant> variants;
     variants.push_back({"ours", [&] { run(2, polls); }});
     variants.push_back({"in_flight 1", [&] { run(1, false); }});
     alternate(variants);
-    print(polls ? "overlap, body polls" : "overlap", m.total, m.shards.size(), m.shards.size(), 2 * chunk,
-          most(memory.peak()), 0, variants);
+    print(polls ? "in_flight 2 / 1, read root, body polls" : "in_flight 2 / 1, read root", m.total, m.shards.size(),
+          m.shards.size(), 2 * chunk, most(memory.peak()), 0, variants);
   }
 }
 
@@ -252,21 +243,27 @@ int main(int argc, char** argv) {
   MPI_Init(&argc, &argv);
   MPI_Comm_rank(MPI_COMM_WORLD, &me);
   MPI_Comm_size(MPI_COMM_WORLD, &n);
-  if (argc > 1) runs = std::atoi(argv[1]);
-  const std::size_t size = (argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 1024) * MiB;
-  const std::size_t chunk = (argc > 3 ? std::strtoull(argv[3], nullptr, 10) : 128) * MiB;
+  std::size_t size = GiB, chunk = 128 * MiB;
+  std::string json;
+  CLI::App app{"Ranges of chunks over processes against bare MPI."};
+  app.add_option("--runs", effort.least, "least runs of each");
+  app.add_option("--seconds", effort.seconds, "most seconds for a row that varies");
+  app.add_option("--model", size, "bytes");
+  app.add_option("--chunk", chunk, "bytes");
+  app.add_option("--json", json, "file");
+  CLI11_PARSE(app, argc, argv);
   char version[MPI_MAX_LIBRARY_VERSION_STRING] = {};
   int length = 0;
   MPI_Get_library_version(version, &length);
   std::string library(version);
   library = library.substr(0, std::min(library.find_first_of(",\n"), std::size_t{60}));
   std::replace(library.begin(), library.end(), '\t', ' ');
-  if (me == 0)
-    std::printf(
-        "# %s, %d ranks, %d alternating runs, medians\n%-22s %11s %7s %7s %10s %10s %9s %7s %7s %7s %9s %6s  "
-        "%4s  %s\n",
-        library.c_str(), n, runs, "#", "size", "params", "chunks", "budget", "peak", "time us", "algbw", "busbw",
-        "#wrong", "floor us", "ratio", "cv %", "floor");
+  if (me == 0) {
+    table =
+        std::make_unique<bench::table>("mpi", library + ": ranges of chunks; floor: the best of bare MPI", argc, argv);
+    table->note("library", library);
+    table->note("ranks", n);
+  }
   {
     mpi_communicator comm(MPI_COMM_WORLD);
     {
@@ -280,11 +277,7 @@ int main(int argc, char** argv) {
     }
     small_pieces(comm, chunk);
   }
-  if (me == 0 && argc > 4) {
-    std::ofstream file(argv[4]);
-    file << "{\"library\": \"" << library << "\", \"rows\": [\n";
-    for (std::size_t i = 0; i < json.size(); ++i) file << json[i] << (i + 1 < json.size() ? ",\n" : "\n");
-    file << "]}\n";
-  }
+  int status = me == 0 ? table->finish(json) : 0;
   MPI_Finalize();
+  return status;
 }
