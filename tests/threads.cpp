@@ -8,47 +8,13 @@
 #include <string>
 #include <unshard/comm/threads.hpp>
 
+#include "random_copies.hpp"
+
 namespace {
 
 using namespace unshard;
-using bytes = std::vector<std::byte>;
+using namespace engines;
 constexpr int rank_counts[] = {1, 2, 3, 4, 8};
-
-std::size_t index(int rank) { return static_cast<std::size_t>(rank); }
-
-/// One contiguous run.
-const_region run_of(const bytes& b) { return {b.data(), {std::ssize(b)}, {1}}; }
-region run_of(bytes& b) { return {b.data(), {std::ssize(b)}, {1}}; }
-
-void send(threads_batch& b, const bytes& from, int peer) {
-  const const_region r = run_of(from);
-  b.send({&r, 1}, peer);
-}
-void recv(threads_batch& b, bytes& to, int peer) {
-  const region r = run_of(to);
-  b.recv({&r, 1}, peer);
-}
-
-bytes pattern(std::size_t size, int seed) {
-  bytes b(size);
-  for (std::size_t i = 0; i < size; ++i) b[i] = static_cast<std::byte>(i * 7 + i / 251 + index(seed) * 31);
-  return b;
-}
-
-/// The message of the E that f throws; anything else fails the test.
-template <class E, class F>
-std::string thrown(F f) {
-  try {
-    f();
-  } catch (const E& e) {
-    return e.what();
-  } catch (const std::exception& e) {
-    return std::string("another exception: ") + e.what();
-  }
-  return "nothing";
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 void exchange_one(threads_communicator& c, int timeout_ms) {
   bytes all(index(c.size()));

@@ -8,19 +8,12 @@
 #include <string>
 #include <unshard/comm/threads.hpp>
 
+#include "random_copies.hpp"
+
 namespace {
 
 using namespace unshard;
-using bytes = std::vector<std::byte>;
-
-void send(threads_batch& b, const bytes& from, int peer) {
-  const const_region r{from.data(), {std::ssize(from)}, {1}};
-  b.send({&r, 1}, peer);
-}
-void recv(threads_batch& b, bytes& to, int peer) {
-  const region r{to.data(), {std::ssize(to)}, {1}};
-  b.recv({&r, 1}, peer);
-}
+using engines::bytes, engines::recv, engines::send;
 
 void exchange_one(threads_communicator& c, int timeout_ms) {
   bytes all(static_cast<std::size_t>(c.size()));

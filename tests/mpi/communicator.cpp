@@ -6,72 +6,8 @@
 
 #include "world.hpp"
 
-namespace {
-
 using namespace unshard;
 using namespace world;
-
-/// Where the bytes of a list lie, in the order of the transfer.
-std::vector<std::byte*> places(const std::vector<region>& list) {
-  std::vector<std::byte*> out;
-  for (const region& r : list) {
-    index_t at[extents::max_dims] = {};
-    for (index_t n = r.size.elements(); n > 0; --n) {
-      index_t offset = 0;
-      for (int d = 0; d < r.size.dims(); ++d) offset += at[d] * r.stride[d];
-      out.push_back(r.base + offset);
-      for (int d = r.size.dims() - 1; d >= 0 && ++at[d] == r.size[d]; --d) at[d] = 0;
-    }
-  }
-  return out;
-}
-
-/// A rank's memory, handed out in random shapes, with and without gaps.
-class arena {
- public:
-  arena(std::size_t size, int seed) : bytes_(pattern(size, seed)) {}
-
-  std::vector<region> list(std::size_t total, std::mt19937& random) {
-    std::vector<region> out;
-    do {
-      const std::size_t part = random() % 3 == 0 ? total : random() % (total + 1);
-      total -= part;
-      auto rest = static_cast<index_t>(part);
-      std::vector<index_t> size;
-      for (unsigned d = random() % 4; d > 0; --d) {
-        const auto divisor = static_cast<index_t>(random() % 6 + 1);
-        if (rest % divisor != 0) continue;
-        size.push_back(divisor);
-        rest /= divisor;
-      }
-      size.push_back(rest);
-      std::vector<index_t> stride(size.size(), 1);
-      index_t span = rest;
-      for (std::size_t d = size.size() - 1; d-- > 0; span = stride[d] * size[d])
-        stride[d] = span + static_cast<index_t>(random() % 3);
-      out.push_back({bytes_.data() + used_, extents(size), extents(stride)});
-      used_ += static_cast<std::size_t>(span) + random() % 2;
-      if (used_ >= bytes_.size()) throw std::length_error("arena: too small");
-    } while (total > 0);
-    return out;
-  }
-  bytes& all() { return bytes_; }
-
- private:
-  bytes bytes_;
-  std::size_t used_ = 0;
-};
-
-std::vector<const_region> read_only(const std::vector<region>& list) { return {list.begin(), list.end()}; }
-
-struct copy_case {
-  int from_rank;
-  int to_rank;
-  std::vector<region> from;
-  std::vector<region> to;
-};
-
-}  // namespace
 
 TEST_CASE("mpi_communicator: any shapes arrive as a byte-by-byte copy has them, and nothing else changes") {
   const std::uint32_t seed = 20261123;
@@ -79,49 +15,12 @@ TEST_CASE("mpi_communicator: any shapes arrive as a byte-by-byte copy has them, 
   std::mt19937 random(seed);
   mpi_communicator c(MPI_COMM_WORLD);
   for (int round = 0; round < 20; ++round) {
-    const int ranks = c.size();
-    std::vector<arena> memory;  // every process has all ranks' memory, but only its own takes part
-    for (int r = 0; r < ranks; ++r) memory.emplace_back(std::size_t{1} << 19, r);
-    // In three phases; the lists of the second start where those of the first ended, so that an order shows.
-    std::vector<copy_case> before, transfers, after;
-    for (int s = 0; s < ranks; ++s) {
-      for (int r = 0; r < ranks; ++r) {
-        for (std::size_t m = random() % 4; m > 0; --m) {
-          const std::size_t size = random() % 2 == 0 ? random() % 50 : random() % (m == 1 ? 20000 : 2000);
-          const auto from = memory[index(s)].list(size, random);
-          const auto to = memory[index(r)].list(size, random);
-          transfers.push_back({s, r, from, to});
-          if (random() % 3 == 0) before.push_back({s, s, memory[index(s)].list(size, random), from});
-          if (random() % 3 == 0) after.push_back({r, r, to, memory[index(r)].list(size, random)});
-        }
-      }
-    }
-    bytes expected;
-    std::vector<bytes> moved;
-    for (arena& a : memory) moved.push_back(a.all());
-    const auto at = [&](std::byte* p, int rank) -> std::byte& {
-      return moved[index(rank)][static_cast<std::size_t>(p - memory[index(rank)].all().data())];
-    };
-    for (const auto* phase : {&before, &transfers, &after}) {
-      for (const copy_case& t : *phase) {
-        const auto from = places(t.from);
-        const auto to = places(t.to);
-        for (std::size_t i = 0; i < from.size(); ++i) at(to[i], t.to_rank) = at(from[i], t.from_rank);
-      }
-    }
+    const random_copies copies(c.size(), 5000, random);  // every process has all ranks' memory; its own takes part
+    const std::vector<bytes> expected = copies.moved();
     mpi_batch b = c.open_batch();
-    for (const copy_case& t : after) {
-      if (t.to_rank == c.rank()) b.copy_after(read_only(t.from), t.to);
-    }
-    for (const copy_case& t : transfers) {
-      if (t.to_rank == c.rank()) b.recv(t.to, t.from_rank);
-      if (t.from_rank == c.rank()) b.send(read_only(t.from), t.to_rank);
-    }
-    for (const copy_case& t : before) {
-      if (t.to_rank == c.rank()) b.copy_before(read_only(t.from), t.to);
-    }
+    copies.add_to(b, c.rank());
     c.launch(std::move(b)).wait(patient_ms);
-    CHECK(memory[index(c.rank())].all() == moved[index(c.rank())]);
+    CHECK(copies.memory(c.rank()) == expected[index(c.rank())]);
   }
 }
 
