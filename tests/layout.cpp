@@ -45,6 +45,35 @@ bool has(const std::string& text, const char* part) { return text.find(part) != 
 
 }  // namespace
 
+TEST_CASE("mesh_shard: replicas are those with equal boxes, whatever digits of the rank the mesh leaves out") {
+  int meshes = 0;
+  int with_gaps = 0;
+  for (std::uint64_t seed = 0; seed < 2000; ++seed) {
+    CAPTURE(seed);
+    oracle::dice roll(seed);
+    const int ranks = static_cast<int>(roll(1, 40));
+    std::vector<mesh_dim> dims;
+    for (auto d = roll(0, 3); d > 0; --d) {
+      const auto size = static_cast<int>(roll(1, 4));
+      dims.push_back({static_cast<int>(roll(0, 1)), size, static_cast<int>(roll.of<index_t>({1, 2, 3, 4, 6, 8, 12}))});
+    }
+    if (message_of([&] { mesh_shard({5, 7}, dims, ranks); }) != "nothing") continue;
+    const mesh_shard mesh({5, 7}, dims, ranks);
+    ++meshes;
+    for (int r = 0; r < ranks; ++r) {
+      std::vector<int> all;
+      for (int q = 0; q < ranks; ++q) {
+        if (detail::same_boxes(mesh, q, r)) all.push_back(q);
+      }
+      const rank_list said = mesh.replicas_of(r);
+      REQUIRE(std::vector<int>(said.begin(), said.end()) == all);
+      with_gaps += all.size() > 2 && all[1] - all[0] != all[2] - all[1] ? 1 : 0;
+    }
+  }
+  REQUIRE(meshes > 300);
+  REQUIRE(with_gaps > 300);
+}
+
 TEST_CASE("layouts: boxes hold what the framework's own rule says, in its order; replicas and holders are exact") {
   for (std::uint64_t seed = 0; seed < 1000; ++seed) {
     CAPTURE(seed);

@@ -272,13 +272,13 @@ class schedule {
     const bool count_keys = shares_messages() && engine_.max_operations > 0;  // every rank cuts the same batches
     if (!holds()) {
       if (holds_some(p, layout)) {
-        const std::uint32_t key = key_of(replicas(p, layout, rank_));
+        const std::uint32_t key = key_of(p, layout, rank_);
         for_each_run(p, layout, rank_, true, false, [&](std::uint32_t r) { recvs_.push_back({on_.root(), key, r}); });
       }
       if (!count_keys) return;
     }
     for (int holder : detail::ranks_of(layout, p.piece.first, p.piece.elements)) {
-      const std::uint32_t key = shares_messages() ? key_of(replicas(p, layout, holder)) : 0;
+      const std::uint32_t key = key_of(p, layout, holder);
       if (!holds() || holder == rank_) continue;
       for_each_run(p, layout, holder, false, true, [&](std::uint32_t r) { sends_.push_back({holder, key, r}); });
     }
@@ -296,9 +296,11 @@ class schedule {
   static int source(const part& p, const rank_list& group) {
     return group[static_cast<int>(p.piece.parameter % static_cast<std::size_t>(group.size()))];
   }
-  /// A small number for a set of receivers.
-  std::uint32_t key_of(const rank_list& group) {
+  /// A small number for the receivers of what `holder` holds; 0 where messages are not shared.
+  template <class L>
+  std::uint32_t key_of(const part& p, const L& layout, int holder) {
     if (!shares_messages()) return 0;
+    const rank_list group = replicas(p, layout, holder);
     std::uint64_t digest = detail::mix(0x9e7, group.size());
     for (int r : group) digest = detail::mix(digest, r);
     const auto key = static_cast<std::size_t>(std::find(keys_.begin(), keys_.end(), digest) - keys_.begin());
@@ -367,17 +369,23 @@ class schedule {
 
   /// Entries in piece order become messages: by peer, then by key.
   void group(std::vector<entry>& entries, transfer_kind kind) {
-    std::vector<std::size_t> start(static_cast<std::size_t>(ranks_) + 1, 0);
-    for (const entry& e : entries) ++start[static_cast<std::size_t>(e.peer) + 1];
-    for (std::size_t r = 1; r < start.size(); ++r) start[r] += start[r - 1];
-    std::vector<entry> sorted(entries.size());
-    for (const entry& e : entries) sorted[start[static_cast<std::size_t>(e.peer)]++] = e;
+    std::vector<entry> sorted;
+    if (std::is_sorted(entries.begin(), entries.end(),
+                       [](const entry& a, const entry& b) { return a.peer < b.peer; })) {
+      sorted.swap(entries);  // as on most ranks: all with the root
+    } else {
+      std::vector<std::size_t> start(static_cast<std::size_t>(ranks_) + 1, 0);
+      for (const entry& e : entries) ++start[static_cast<std::size_t>(e.peer) + 1];
+      for (std::size_t r = 1; r < start.size(); ++r) start[r] += start[r - 1];
+      sorted.resize(entries.size());
+      for (const entry& e : entries) sorted[start[static_cast<std::size_t>(e.peer)]++] = e;
+      entries = {};
+    }
     if (keys_.size() > 1) {
       std::stable_sort(sorted.begin(), sorted.end(), [](const entry& a, const entry& b) {
         return std::pair(a.peer, a.key) < std::pair(b.peer, b.key);
       });
     }
-    entries = {};
     // Both ends number the sets of receivers as they come up, so the order of a pair's messages agrees.
     for (std::size_t i = 0; i < sorted.size();) {
       const entry head = sorted[i];

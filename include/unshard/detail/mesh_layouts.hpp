@@ -48,6 +48,7 @@ class mesh_shard {
   }
   rank_list replicas_of(int rank) const {
     const box mine = box_of(rank);
+    if (nested_ && mine.size.elements() > 0) return all_with_coordinates_of(rank);
     std::vector<int> list;
     for (int r = 0; r < ranks_; ++r) {
       if (box_of(r) == mine) list.push_back(r);
@@ -89,6 +90,34 @@ class mesh_shard {
     int first = 0;
     for (const mesh_dim& m : mesh_.values()) first += coordinate(m, rank) * m.stride;
     return first;
+  }
+
+  /// Where the mesh dimensions are digits of the rank: the ranks that differ from this one in other digits only.
+  rank_list all_with_coordinates_of(int rank) const {
+    std::vector<int> list;
+    rank_list found(first_with_coordinates_of(rank), 1);
+    for (index_t below = 1; below < ranks_;) {  // the value of the next digit
+      const mesh_dim* next = nullptr;
+      for (const mesh_dim& m : mesh_.values()) {
+        if (m.size > 1 && m.stride >= below && (next == nullptr || m.stride < next->stride)) next = &m;
+      }
+      const index_t free = next == nullptr ? detail::ceil_div(ranks_, below) : next->stride / below;
+      if (free > 1 && found.size() == 1) {
+        const index_t count = std::min(free, (ranks_ - 1 - found[0]) / below + 1);
+        found = {found[0], static_cast<int>(count), static_cast<int>(below)};
+      } else if (free > 1) {
+        list.clear();
+        for (index_t digit = 0; digit < free; ++digit) {
+          for (int r : found) {
+            if (r + digit * below < ranks_) list.push_back(static_cast<int>(r + digit * below));
+          }
+        }
+        found = rank_list(list);
+      }
+      if (next == nullptr) break;
+      below = static_cast<index_t>(next->stride) * next->size;
+    }
+    return found;
   }
 
   /// Whether the mesh dimensions are digits of the rank, so that every combination of coordinates is some rank's.
