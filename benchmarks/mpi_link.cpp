@@ -1,0 +1,200 @@
+// mpi_link: what one link of this machine is like, for `simulate` to predict ranges of chunks from. None of what it
+// measures is a range, or moves bytes between more than two ranks: the other ranks sleep meanwhile.
+//   mpirun -n 4 benchmarks/bench_mpi_link --json FILE
+
+#include <mpi.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <unshard/comm/mpi.hpp>
+#include <vector>
+
+namespace {
+
+constexpr std::size_t mib = std::size_t{1} << 20;
+constexpr std::size_t wide = 512 * mib;   // like the shards of a model: walked from one end to the other
+constexpr std::size_t narrow = 64 * mib;  // like a chunk: used again and again
+constexpr std::size_t step = 32 * mib;
+
+int me, n, runs = 9;
+
+/// Waits for all ranks without taking a core from those that work.
+void meet() {
+  MPI_Request request;
+  MPI_Ibarrier(MPI_COMM_WORLD, &request);
+  for (int here = 0; here == 0; MPI_Test(&request, &here, MPI_STATUS_IGNORE))
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+}
+
+/// The median over some runs of what the slowest of the first `ranks` ranks took, the others asleep.
+double seconds_of(int ranks, const std::function<void()>& work) {
+  MPI_Comm some;
+  MPI_Comm_split(MPI_COMM_WORLD, me < ranks ? 0 : 1, me, &some);
+  std::vector<double> all;
+  for (int i = -1; i < runs; ++i) {
+    meet();
+    double t = 0;
+    if (me < ranks) {
+      MPI_Barrier(some);
+      t = MPI_Wtime();
+      work();
+      t = MPI_Wtime() - t;
+    }
+    meet();
+    MPI_Allreduce(MPI_IN_PLACE, &t, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+    if (i >= 0) all.push_back(t);
+  }
+  MPI_Comm_free(&some);
+  std::sort(all.begin(), all.end());
+  return all[all.size() / 2];
+}
+
+std::vector<char> shards, chunk;
+
+/// Ranks 0 and 1: a walk over the shards of one, in and out of the chunk of the other; both ways at once, if asked.
+void stream(bool into_chunk, bool both) {
+  if (me > 1) return;
+  for (std::size_t at = 0; at < wide; at += step) {
+    MPI_Request requests[2];
+    int open = 0;
+    char* const whole = shards.data() + at;
+    char* const part = chunk.data() + at % narrow;
+    const bool sends_shard = into_chunk;
+    if (me == 1 || both)
+      MPI_Isend(sends_shard ? whole : part, static_cast<int>(step), MPI_BYTE, 1 - me, 0, MPI_COMM_WORLD,
+                &requests[open++]);
+    if (me == 0 || both)
+      MPI_Irecv(sends_shard ? part : whole, static_cast<int>(step), MPI_BYTE, 1 - me, 0, MPI_COMM_WORLD,
+                &requests[open++]);
+    MPI_Waitall(open, requests, MPI_STATUSES_IGNORE);
+  }
+}
+
+void copy(bool into_chunk) {
+  for (std::size_t at = 0; at < wide; at += step) {
+    char* const whole = shards.data() + at;
+    char* const part = chunk.data() + at % narrow;
+    into_chunk ? std::memcpy(part, whole, step) : std::memcpy(whole, part, step);
+  }
+}
+
+/// As bench_mpi names it.
+std::string library() {
+  char version[MPI_MAX_LIBRARY_VERSION_STRING] = {};
+  int length = 0;
+  MPI_Get_library_version(version, &length);
+  std::string name(version);
+  name = name.substr(0, std::min(name.find_first_of(",\n"), std::size_t{60}));
+  std::replace(name.begin(), name.end(), '\t', ' ');
+  return name;
+}
+
+double load() {
+  double first = 0;
+  std::ifstream("/proc/loadavg") >> first;
+  return first;
+}
+
+void fill(char* p, std::size_t bytes) {
+  std::fill_n(reinterpret_cast<float*>(p), bytes / sizeof(float), static_cast<float>(runs));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  MPI_Init(&argc, &argv);
+  MPI_Comm_rank(MPI_COMM_WORLD, &me);
+  MPI_Comm_size(MPI_COMM_WORLD, &n);
+  std::string file;
+  CLI::App app{"Latency and bandwidth between two ranks of this machine."};
+  app.add_option("--runs", runs, "of each measurement; the median counts");
+  app.add_option("--json", file, "writes the figures to this file");
+  CLI11_PARSE(app, argc, argv);
+  if (n < 2) {
+    std::fprintf(stderr, "bench_mpi_link: started with 1 rank; a link needs 2: mpirun -n 2.\n");
+    MPI_Abort(MPI_COMM_WORLD, 1);
+  }
+  nlohmann::ordered_json found{{"benchmark", "mpi_link"},
+                               {"library", library()},
+                               {"ranks", n},
+                               {"cores", std::max(1U, std::thread::hardware_concurrency())},
+                               {"load", load()}};
+  if (me < 2) shards.assign(wide, 1);
+  if (me < 2) chunk.assign(narrow, 1);
+  const auto bytes = static_cast<double>(wide);
+  const auto note = [&](const char* name, double value) {
+    found[name] = value;
+    if (me == 0) std::printf("%-28s %.4g\n", name, value);
+  };
+  if (me == 0) std::printf("# %s, %d ranks, load %.2f\n", library().c_str(), n, load());
+
+  constexpr int pings = 1000;
+  note("latency_s", seconds_of(2, [] {
+                      char c = 0;
+                      for (int i = 0; i < pings; ++i) {
+                        if (me == 0) MPI_Send(&c, 1, MPI_BYTE, 1, 0, MPI_COMM_WORLD);
+                        MPI_Recv(&c, 1, MPI_BYTE, 1 - me, 0, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+                        if (me == 1) MPI_Send(&c, 1, MPI_BYTE, 0, 0, MPI_COMM_WORLD);
+                      }
+                    }) / (2 * pings));
+  note("message_s", seconds_of(2, [] {
+                      std::vector<MPI_Request> requests(pings);
+                      for (int i = 0; i < pings; ++i) {
+                        char* const p = shards.data() + i * 1024;
+                        me == 1 ? MPI_Isend(p, 1024, MPI_BYTE, 0, 0, MPI_COMM_WORLD, &requests[i])
+                                : MPI_Irecv(p, 1024, MPI_BYTE, 1, 0, MPI_COMM_WORLD, &requests[i]);
+                      }
+                      MPI_Waitall(pings, requests.data(), MPI_STATUSES_IGNORE);
+                    }) / pings);
+  note("gather_bytes_per_s", bytes / seconds_of(2, [] { stream(true, false); }));
+  note("gather_both_bytes_per_s", bytes / seconds_of(2, [] { stream(true, true); }));
+  note("scatter_bytes_per_s", bytes / seconds_of(2, [] { stream(false, false); }));
+  note("scatter_both_bytes_per_s", bytes / seconds_of(2, [] { stream(false, true); }));
+  note("copy_in_bytes_per_s", bytes / seconds_of(1, [] { copy(true); }));
+  note("copy_in_2_bytes_per_s", bytes / seconds_of(2, [] { copy(true); }));
+  note("copy_out_bytes_per_s", bytes / seconds_of(1, [] { copy(false); }));
+  note("copy_out_2_bytes_per_s", bytes / seconds_of(2, [] { copy(false); }));
+  note("fill_bytes_per_s", bytes / seconds_of(1, [] {
+                             for (std::size_t at = 0; at < wide; at += narrow) fill(chunk.data(), narrow);
+                           }));
+  note("fill_2_bytes_per_s", bytes / seconds_of(2, [] {
+                               for (std::size_t at = 0; at < wide; at += narrow) fill(chunk.data(), narrow);
+                             }));
+  const auto fresh = [](int ranks) {
+    const double warm = seconds_of(ranks, [] { fill(chunk.data(), narrow); });
+    const double cold = seconds_of(ranks, [] {
+      char* const p = static_cast<char*>(::operator new (narrow, std::align_val_t{128}));
+      fill(p, narrow);
+      ::operator delete (p, std::align_val_t{128});
+    });
+    return (cold - warm) / static_cast<double>(narrow);
+  };
+  note("fresh_s_per_byte", fresh(1));
+  note("fresh_2_s_per_byte", fresh(2));
+  {
+    unshard::mpi_communicator comm(MPI_COMM_WORLD);
+    std::vector<std::byte> word(16), all(16 * static_cast<std::size_t>(n));
+    for (const int late_ms : {0, 20}) {  // rank 0 comes so much later than the others
+      const double t = seconds_of(n, [&] {
+        for (int i = 0; i < 10; ++i) {
+          const auto until = MPI_Wtime() + late_ms * 1e-3;
+          while (me == 0 && MPI_Wtime() < until) {
+          }
+          comm.exchange(word, all, 60'000);
+        }
+      });
+      note(late_ms == 0 ? "exchange_s" : "exchange_late_s", t / 10 - late_ms * 1e-3);
+    }
+  }
+  if (me == 0 && !file.empty()) std::ofstream(file) << found.dump(1) << '\n';
+  MPI_Finalize();
+}
