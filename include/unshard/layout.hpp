@@ -43,7 +43,7 @@ class one_layout {
   enum class kind : unsigned char { flat, dim, ragged, mesh, owned, replicated, boxes };
 
   template <class F>
-  auto visit(F f) const {
+  decltype(auto) visit(F f) const {
     switch (kind_) {
       case kind::flat:
         return f(flat_);
@@ -85,8 +85,8 @@ class one_layout {
     visit([]<class L>(const L& l) { l.~L(); });
   }
 
-  extents shape() const {
-    return visit([](const auto& l) -> extents { return l.shape(); });
+  const extents& shape() const {
+    return visit([](const auto& l) -> const extents& { return l.shape(); });
   }
   extents space() const {
     return visit([](const auto& l) -> extents { return l.space(); });
@@ -142,7 +142,7 @@ class any_layout {
       const on_ranks<L>& l)  // NOLINT(google-explicit-constructor)
       : any_layout(l.layout(), l) {}
 
-  extents shape() const { return held_.shape(); }
+  const extents& shape() const { return held_.shape(); }
   extents space() const { return held_.space(); }
   int ranks() const { return held_.ranks(); }
   box_list boxes_of(int rank) const { return held_.boxes_of(rank); }

@@ -112,7 +112,7 @@ class chunk_plan {
   /// Of all layouts and element sizes, in order, with their ties.
   std::uint64_t digest() const { return digest_; }
   /// Handles that share an earlier one's identity: {index, index of the first}, rising.
-  std::span<const std::pair<std::size_t, std::size_t>> ties() const { return ties_; }
+  std::span<const detail::tied_pair> ties() const { return ties_; }
   std::size_t parameters() const { return parameters_; }  ///< how many handles it was made from
 
   /// Calls visit(const planned_piece&) for every piece of chunk i, in the caller's order; size(index) gives a
@@ -134,7 +134,7 @@ class chunk_plan {
     }
     const detail::cut_point from = starts_[i];
     const detail::cut_point to = i + 1 < starts_.size() ? starts_[i + 1] : detail::cut_point{parameters_, 0};
-    auto tied = std::lower_bound(ties_.begin(), ties_.end(), std::pair<std::size_t, std::size_t>(from.parameter, 0));
+    auto tied = std::lower_bound(ties_.begin(), ties_.end(), detail::tied_pair(from.parameter, 0));
     for (std::size_t p = from.parameter; p < to.parameter || (p == to.parameter && to.first > 0); ++p) {
       if (tied != ties_.end() && tied->first == p) {
         ++tied;
@@ -181,7 +181,7 @@ class chunk_plan {
   std::size_t parameters_ = 0;
   std::uint64_t digest_ = digest_seed;
   plan_summary summary_;
-  std::vector<std::pair<std::size_t, std::size_t>> ties_;
+  std::vector<detail::tied_pair> ties_;
   std::vector<detail::cut_point> starts_;  // in order: where each chunk starts
   detail::packed_chunks packed_;           // best_fit, where that is fewer
 };
@@ -227,7 +227,8 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
   std::size_t bytes = 0;
   for (auto&& h : handles) {
     const auto& layout = detail::traits_of<handle>::layout(h);
-    const index_t elements = extents(layout.shape()).elements();
+    const extents& shape = layout.shape();  // of the layout, or of what it converts to
+    const index_t elements = shape.elements();
     const auto element_size = static_cast<std::size_t>(detail::traits_of<handle>::element_size(h));
     if (element_size == 0)
       throw bad_layout(detail::concat("make_plan: parameter ", detail::called(index, detail::name_of<handle>(h)),

@@ -32,7 +32,7 @@ HEADERS = {**CORE, **TESTING, **ENGINES, 'unshard': list(CORE)}
 # Parts of a header that grew too long; each may include those that stand before it on the line.
 PIECES = {
     'layout': ['detail/index_space', 'detail/basic_layouts', 'detail/mesh_layouts'],
-    'plan': ['detail/packer'],
+    'plan': ['detail/best_fit', 'detail/packer'],
     'schedule': ['detail/strided'],
     'gather': [
         'detail/handles',

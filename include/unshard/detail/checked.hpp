@@ -1,23 +1,29 @@
 #pragma once  // checked.hpp: 64-bit products and sums that throw size_overflow instead of wrapping.
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <string_view>
 #include <unshard/error.hpp>
 
 namespace unshard {
 inline namespace v0 {
 namespace detail {
 
+// Apart from the sums and products, which are to be inlined.
+template <std::integral I>
+[[noreturn]] void throw_overflow(I a, std::string_view sign, I b) {
+  throw size_overflow(concat("unshard: ", a, sign, b, " exceeds 2^63 - 1"));
+}
+
 /// a * b for values >= 0; over 2^63 - 1 is size_overflow.
 constexpr std::int64_t checked_mul(std::int64_t a, std::int64_t b) {
   std::int64_t product = 0;
 #if defined(__GNUC__)
-  if (__builtin_mul_overflow(a, b, &product))
-    throw size_overflow(concat("unshard: ", a, " x ", b, " exceeds 2^63 - 1"));
+  if (__builtin_mul_overflow(a, b, &product)) throw_overflow(a, " x ", b);
 #else
-  if (a != 0 && b > std::numeric_limits<std::int64_t>::max() / a)
-    throw size_overflow(concat("unshard: ", a, " x ", b, " exceeds 2^63 - 1"));
+  if (a != 0 && b > std::numeric_limits<std::int64_t>::max() / a) throw_overflow(a, " x ", b);
   product = a * b;
 #endif
   return product;
@@ -25,8 +31,7 @@ constexpr std::int64_t checked_mul(std::int64_t a, std::int64_t b) {
 
 /// a + b for values >= 0; over 2^63 - 1 is size_overflow.
 constexpr std::int64_t checked_add(std::int64_t a, std::int64_t b) {
-  if (b > std::numeric_limits<std::int64_t>::max() - a)
-    throw size_overflow(concat("unshard: ", a, " + ", b, " exceeds 2^63 - 1"));
+  if (b > std::numeric_limits<std::int64_t>::max() - a) throw_overflow(a, " + ", b);
   return a + b;
 }
 
@@ -35,7 +40,7 @@ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return a / b +
 /// `bytes` rounded up to `alignment`, a power of two; over 2^63 - 1 is size_overflow.
 constexpr std::size_t align_up(std::size_t bytes, std::size_t alignment) {
   constexpr auto most = static_cast<std::size_t>(std::numeric_limits<std::int64_t>::max());
-  if (bytes > most - (alignment - 1)) throw size_overflow(concat("unshard: ", bytes, " bytes can't be aligned"));
+  if (bytes > most - (alignment - 1)) throw_overflow(bytes, " aligned to ", alignment);
   return (bytes + (alignment - 1)) & ~(alignment - 1);
 }
 

@@ -348,10 +348,10 @@ template <class L>
 class on_ranks {
  public:
   on_ranks(L layout, int first, int stride, int ranks)
-      : layout_(std::move(layout)), first_(first), stride_(stride), ranks_(ranks) {
-    const index_t last = first + static_cast<index_t>(layout_.ranks() - 1) * stride;
+      : layout_(std::move(layout)), members_(layout_.ranks()), first_(first), stride_(stride), ranks_(ranks) {
+    const index_t last = first + static_cast<index_t>(members_ - 1) * stride;
     if (first < 0 || stride < 1 || last >= ranks)
-      throw bad_layout(detail::concat("on_ranks: ", layout_.ranks(), " ranks from ", first, " on, one every ", stride,
+      throw bad_layout(detail::concat("on_ranks: ", members_, " ranks from ", first, " on, one every ", stride,
                                       ", do not fit into ", ranks, " ranks."));
   }
   const L& layout() const { return layout_; }
@@ -397,14 +397,15 @@ class on_ranks {
   friend bool operator==(const on_ranks&, const on_ranks&) = default;
 
  private:
-  bool everyone() const { return layout_.ranks() == ranks_; }
+  bool everyone() const { return members_ == ranks_; }
   bool member(int rank) const {
-    return rank >= first_ && (rank - first_) % stride_ == 0 && (rank - first_) / stride_ < layout_.ranks();
+    return rank >= first_ && (rank - first_) % stride_ == 0 && (rank - first_) / stride_ < members_;
   }
   int inner(int rank) const { return (rank - first_) / stride_; }
   int outer(int rank) const { return first_ + rank * stride_; }
 
   L layout_;
+  int members_;  // the ranks of layout_
   int first_;
   int stride_;
   int ranks_;
