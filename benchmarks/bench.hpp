@@ -99,22 +99,38 @@ struct row {
   double ratio() const { return ours().seconds.median() / floor().seconds.median(); }
 };
 
+/// The result's members that say what was run, and where; rows to come. Prints them as comments, too.
+inline nlohmann::json about(const std::string& name, const std::string& program, const std::string& what, int argc,
+                            char** argv) {
+  double load = 0;
+  std::ifstream("/proc/loadavg") >> load;
+  std::string machine;
+  std::ifstream cpus("/proc/cpuinfo");
+  for (std::string line; machine.empty() && std::getline(cpus, line);) {
+    if (line.starts_with("model name")) machine = line.substr(line.find(':') + 2);
+  }
+  std::string command = "benchmarks/" + program;
+  for (int i = 1; i < argc; ++i) command += std::string(" ") + argv[i];
+  const char* revision = std::getenv("UNSHARD_REVISION");
+  const unsigned cores = std::thread::hardware_concurrency();
+  std::printf("# %s\n# %u cores, load %.2f, g++ %s\n", what.c_str(), cores, load, __VERSION__);
+  return {{"benchmark", name},
+          {"about", what},
+          {"load", load},
+          {"rows", nlohmann::json::array()},
+          {"command", command},
+          {"cores", cores},
+          {"compiler", __VERSION__},
+          {"machine", machine},
+          {"revision", revision == nullptr ? "" : revision}};
+}
+
 /// Prints rows as they come and keeps them for the JSON.
 class table {
  public:
   /// `about` says in a line what is measured; `command` how to repeat it.
-  table(std::string name, std::string about, int argc, char** argv)
-      : json_{{"benchmark", name}, {"about", about}, {"load", load()}, {"rows", nlohmann::json::array()}} {
-    std::string command = "benchmarks/" + name;
-    for (int i = 1; i < argc; ++i) command += std::string(" ") + argv[i];
-    json_["command"] = command;
-    json_["cores"] = std::thread::hardware_concurrency();
-    json_["compiler"] = __VERSION__;
-    json_["machine"] = machine();
-    const char* revision = std::getenv("UNSHARD_REVISION");
-    json_["revision"] = revision == nullptr ? "" : revision;
-    std::printf("# %s\n# %u cores, load %.2f, g++ %s\n", about.c_str(), std::thread::hardware_concurrency(), load(),
-                __VERSION__);
+  table(const std::string& name, const std::string& about, int argc, char** argv)
+      : json_(bench::about(name, name, about, argc, argv)) {
     std::printf("#%-33s %5s %11s %8s %7s %11s %11s %10s %7s %7s %6s %10s %6s %5s %5s\n", "", "ranks", "size", "params",
                 "chunks", "budget", "peak", "time", "algbw", "busbw", "#wrong", "floor", "ratio", "runs", "cv");
     std::printf("#%-33s %5s %11s %8s %7s %11s %11s %10s %7s %7s %6s %10s %6s %5s %5s\n", "", "", "(B)", "", "", "(B)",
@@ -162,18 +178,6 @@ class table {
   }
 
  private:
-  static std::string machine() {
-    std::ifstream file("/proc/cpuinfo");
-    for (std::string line; std::getline(file, line);) {
-      if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-    }
-    return "";
-  }
-  static double load() {
-    double minute = 0;
-    std::ifstream("/proc/loadavg") >> minute;
-    return minute;
-  }
   nlohmann::json json_;
   std::size_t wrong_ = 0;
 };

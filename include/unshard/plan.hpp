@@ -81,6 +81,21 @@ class layout_digests {
   std::vector<std::pair<L, std::uint64_t>> known_;
 };
 
+/// Asks for the memory of handles that come soon, where they lie in one array: on its own, the processor stops at the
+/// end of every page. A third of the time of a plan of a million (bench_plan).
+template <class R, class P>
+void expect_more(const P& handle) {
+#if defined(__GNUC__)
+  if constexpr (std::ranges::contiguous_range<R>) {
+    constexpr std::size_t ahead = 1024;  // bytes: from 512 to 2048 does as well
+    constexpr std::size_t line = 64;
+    const auto address = reinterpret_cast<std::uintptr_t>(std::addressof(handle)) + ahead;
+    for (std::size_t at = 0; at < sizeof(P); at += line)
+      __builtin_prefetch(reinterpret_cast<const void*>(address + at));  // NOLINT(performance-no-int-to-ptr): a hint
+  }
+#endif
+}
+
 template <class P>
 using layout_of = std::remove_cvref_t<decltype(traits_of<P>::layout(std::declval<P&>()))>;
 
@@ -226,6 +241,7 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
   std::size_t index = 0;
   std::size_t bytes = 0;
   for (auto&& h : handles) {
+    detail::expect_more<R>(h);
     const auto& layout = detail::traits_of<handle>::layout(h);
     const extents& shape = layout.shape();  // of the layout, or of what it converts to
     const index_t elements = shape.elements();
