@@ -57,8 +57,9 @@ struct effort {
   double seconds = 4;
 };
 
-/// Runs all variants in turn, once to warm up, then as `e` says; times are those of the slowest rank. Collective:
-/// `most(double)` is a barrier that gives the largest of all ranks' numbers.
+/// Runs all variants in turn, once to warm up, then as `e` says; times are from the first
+/// rank's start to the last one's end, by the host's clock: where ranks share cores, some start when others are done.
+/// Collective: `most(double)` is a barrier that gives the largest of all ranks' numbers.
 template <class Most>
 void alternate(std::vector<variant>& variants, const effort& e, Most most) {
   const auto begin = clock::now();
@@ -66,9 +67,10 @@ void alternate(std::vector<variant>& variants, const effort& e, Most most) {
     bool varies = false;
     for (variant& v : variants) {
       most(0);
-      const auto start = clock::now();
+      const double start = seconds_since({});
       v.run();
-      const double t = most(seconds_since(start));
+      const double end = most(seconds_since({}));
+      const double t = end + most(-start);
       if (i > 0) v.seconds.add(t);
       varies = varies || (i > 1 && v.seconds.spread() > 0.05);
     }

@@ -12,17 +12,18 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
 #include <unshard/comm/mpi.hpp>
 #include <vector>
 
+#include "bench.hpp"
+
 namespace {
 
 constexpr std::size_t mib = std::size_t{1} << 20;
-constexpr std::size_t wide = 512 * mib;   // like the shards of a model: walked from one end to the other
-constexpr std::size_t narrow = 64 * mib;  // like a chunk: used again and again
+constexpr std::size_t wide = 512 * mib;    // like the shards of a model: walked from one end to the other
+constexpr std::size_t narrow = 128 * mib;  // like a chunk: used again and again
 constexpr std::size_t step = 32 * mib;
 
 int me, n, runs = 9;
@@ -35,22 +36,23 @@ void meet() {
     std::this_thread::sleep_for(std::chrono::microseconds(200));
 }
 
-/// The median over some runs of what the slowest of the first `ranks` ranks took, the others asleep.
+/// The median over some runs of what the first `ranks` ranks took together, the others asleep.
 double seconds_of(int ranks, const std::function<void()>& work) {
   MPI_Comm some;
   MPI_Comm_split(MPI_COMM_WORLD, me < ranks ? 0 : 1, me, &some);
   std::vector<double> all;
   for (int i = -1; i < runs; ++i) {
     meet();
-    double t = 0;
+    double start_end[2] = {-1e300, -1e300};  // the first one negative, so that the largest is the first start
     if (me < ranks) {
       MPI_Barrier(some);
-      t = MPI_Wtime();
+      start_end[0] = -bench::seconds_since({});
       work();
-      t = MPI_Wtime() - t;
+      start_end[1] = bench::seconds_since({});
     }
     meet();
-    MPI_Allreduce(MPI_IN_PLACE, &t, 1, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+    MPI_Allreduce(MPI_IN_PLACE, start_end, 2, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD);
+    const double t = start_end[0] + start_end[1];
     if (i >= 0) all.push_back(t);
   }
   MPI_Comm_free(&some);
@@ -98,14 +100,9 @@ std::string library() {
   return name;
 }
 
-double load() {
-  double first = 0;
-  std::ifstream("/proc/loadavg") >> first;
-  return first;
-}
-
 void fill(char* p, std::size_t bytes) {
-  std::fill_n(reinterpret_cast<float*>(p), bytes / sizeof(float), static_cast<float>(runs));
+  static float value = 0;
+  std::fill_n(reinterpret_cast<float*>(p), bytes / sizeof(float), value += 1);
 }
 
 }  // namespace
@@ -123,11 +120,13 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "bench_mpi_link: started with 1 rank; a link needs 2: mpirun -n 2.\n");
     MPI_Abort(MPI_COMM_WORLD, 1);
   }
-  nlohmann::ordered_json found{{"benchmark", "mpi_link"},
-                               {"library", library()},
-                               {"ranks", n},
-                               {"cores", std::max(1U, std::thread::hardware_concurrency())},
-                               {"load", load()}};
+  nlohmann::json found;
+  if (me == 0) {
+    found = bench::about("mpi_link", "bench_mpi_link", library() + ": one link of this machine", argc, argv);
+    found.erase("rows");
+  }
+  found["library"] = library();
+  found["ranks"] = n;
   if (me < 2) shards.assign(wide, 1);
   if (me < 2) chunk.assign(narrow, 1);
   const auto bytes = static_cast<double>(wide);
@@ -135,7 +134,6 @@ int main(int argc, char** argv) {
     found[name] = value;
     if (me == 0) std::printf("%-28s %.4g\n", name, value);
   };
-  if (me == 0) std::printf("# %s, %d ranks, load %.2f\n", library().c_str(), n, load());
 
   constexpr int pings = 1000;
   note("latency_s", seconds_of(2, [] {
@@ -163,12 +161,9 @@ int main(int argc, char** argv) {
   note("copy_in_2_bytes_per_s", bytes / seconds_of(2, [] { copy(true); }));
   note("copy_out_bytes_per_s", bytes / seconds_of(1, [] { copy(false); }));
   note("copy_out_2_bytes_per_s", bytes / seconds_of(2, [] { copy(false); }));
-  note("fill_bytes_per_s", bytes / seconds_of(1, [] {
-                             for (std::size_t at = 0; at < wide; at += narrow) fill(chunk.data(), narrow);
-                           }));
-  note("fill_2_bytes_per_s", bytes / seconds_of(2, [] {
-                               for (std::size_t at = 0; at < wide; at += narrow) fill(chunk.data(), narrow);
-                             }));
+  for (const int ranks : {1, 2})  // of memory that no cache holds, like that of a chunk which others have read
+    note(ranks == 1 ? "fill_bytes_per_s" : "fill_2_bytes_per_s",
+         bytes / seconds_of(ranks, [] { fill(shards.data(), wide); }));
   const auto fresh = [](int ranks) {
     const double warm = seconds_of(ranks, [] { fill(chunk.data(), narrow); });
     const double cold = seconds_of(ranks, [] {

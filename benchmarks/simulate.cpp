@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <unshard/unshard.hpp>
 
+#include "bench.hpp"
 #include "measured.hpp"
 #include "simulated_models.hpp"
 #include "simulation.hpp"
@@ -100,7 +101,7 @@ json row_of(const model& m, std::string_view layout, const access_kind& a, const
           {"votes_s", rounded(t.votes)},
           {"plan_s", rounded(s.plan_s)},
           {"schedules_root_s", rounded(in.schedule_root_s + out.schedule_root_s)},
-          {"schedules_most_s", rounded(in.schedule_most_s + out.schedule_most_s)},
+          {"schedules_others_s", rounded(in.schedule_others_s + out.schedule_others_s)},
           {"messages_root", in.messages_root + out.messages_root},
           {"messages_most", in.messages_most + out.messages_most},
           {"sent_most", in.sent_most + out.sent_most},
@@ -170,6 +171,24 @@ json all_rows(const request& r) {
   return rows;
 }
 
+/// A row a line, so that changes of results can be read.
+void write(const std::string& name, const json& out) {
+  std::ofstream file(name);
+  std::string between = "{\n";
+  for (const auto& [key, value] : out.items()) {
+    file << between << json(key).dump() << ": ";
+    between = ",\n";
+    if (key != "rows" && key != "predicted") {
+      file << value.dump();
+      continue;
+    }
+    for (std::size_t i = 0; i < value.size(); ++i) file << (i == 0 ? "[\n" : ",\n") << value[i].dump();
+    file << "\n]";
+  }
+  file << "\n}\n";
+  if (!file.flush()) throw std::runtime_error("--json " + name + ": can't be written.");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -178,15 +197,11 @@ int main(int argc, char** argv) {
   request r;
   try {
     parse(app, r, argc, argv);
-    json out{{"machine",
-              {{"per_host", r.per_host},
-               {"inside_us_us_gbps", r.inside},
-               {"between_us_us_gbps", r.between},
-               {"copy_gbps", r.copy}}}};
+    json out = bench::about("simulate", "simulate", "real plans and schedules over links of a model", argc, argv);
+    out["assumed"] = {{"per_host", r.per_host}, {"inside", r.inside}, {"between", r.between}, {"copy", r.copy}};
     if (!r.only_measured) out["rows"] = all_rows(r);
     if (!r.measured.empty()) out["predicted"] = predict(r.measured, r.links);
-    if (!r.json.empty() && !(std::ofstream(r.json) << out.dump() << '\n'))
-      throw std::runtime_error("--json " + r.json + ": can't be written.");
+    if (!r.json.empty()) write(r.json, out);
     return 0;
   } catch (const CLI::ParseError& e) {
     return app.exit(e);

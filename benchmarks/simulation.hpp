@@ -15,11 +15,11 @@ namespace simulation {
 /// Both directions, over all chunks. "Most" is of the busiest rank, chunk by chunk.
 struct movement_total {
   double seconds = 0;
-  std::size_t messages_root = 0, messages_most = 0;  // sent and received
-  std::size_t sent_most = 0, received_most = 0;      // bytes
-  double schedule_root_s = 0, schedule_most_s = 0;   // measured here; the second of ranks that hold no chunk, if any do
-  std::size_t copied_first = 0;                      // most bytes of a rank's own in the first chunk
-  int evaluated = 0;                                 // fewest ranks looked at in a chunk
+  std::size_t messages_root = 0, messages_most = 0;   // sent and received
+  std::size_t sent_most = 0, received_most = 0;       // bytes
+  double schedule_root_s = 0, schedule_others_s = 0;  // measured here; the second is a mean over the other ranks
+  std::size_t copied_first = 0;                       // most bytes of a rank's own in the first chunk
+  int evaluated = 0;                                  // fewest ranks looked at in a chunk
 };
 
 /// A plan whose chunks were moved by schedules, once in each direction.
@@ -57,14 +57,14 @@ inline movement_total move_all(const unshard::chunk_plan& plan, parameters list,
         total.messages_root += both;
         total.schedule_root_s += t.schedule_seconds;
       } else {
-        schedule_s = std::max(schedule_s, t.schedule_seconds);
+        schedule_s += t.schedule_seconds;
       }
     }
     total.seconds += movement_seconds(all, way, m);
     total.messages_most += messages;
     total.sent_most += most.sent.inside.bytes;
     total.received_most += most.received.inside.bytes;
-    total.schedule_most_s += schedule_s;
+    total.schedule_others_s += schedule_s / std::max<double>(1, static_cast<double>(ranks.size()) - 1);
     if (c == 0) total.copied_first = most.copied;
   }
   return total;

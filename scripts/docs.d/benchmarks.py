@@ -69,9 +69,9 @@ class page:
         self.add(f'## {title}', f'No results are kept. `{command}` makes them.')
 
     def picture(self, figure, name, says):
-        figure.savefig(self.out.parent / f'benchmarks-{name}.svg', bbox_inches='tight', metadata={'Date': None})
+        figure.savefig(self.out.parent / f'{self.out.stem}-{name}.svg', bbox_inches='tight', metadata={'Date': None})
         plt.close(figure)
-        self.add(f'![{says}](benchmarks-{name}.svg)')
+        self.add(f'![{says}]({self.out.stem}-{name}.svg)')
 
     def write(self):
         self.out.write_text('\n'.join(self.text))
