@@ -4,7 +4,7 @@
 On the lists that plan_sizes.py wrote to SIZES: bins, bins over the budget, and time. Each planner has a time limit; one
 that exceeds it is not tried on longer lists of that kind. Lists are made outside the clock; medians of up to 5 runs.
 `--ours` is the bench_plan program: its rows join the peers'. Python packages: benchmarks/requirements.txt; torch's
-bucket assignment where torch is there, too.
+bucket assignment where torch is there, too (on PYTHONPATH). A planner whose package is missing is left out.
 """
 
 import argparse
@@ -122,7 +122,11 @@ def case(peer, name, sizes, limit):
         signal.alarm(0)
     except TooLong:
         return {**row, 'gave_up_after_s': limit}
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        signal.alarm(0)
+        print(f'# {peer}: {error}')
+        return None
+    except ValueError as error:
         signal.alarm(0)
         return {**row, 'error': f'{type(error).__name__}: {error}'[:120]}
     assert sorted(i for b in bins for i in b) == list(range(len(sizes))), 'an item got lost, or is there twice'
@@ -186,10 +190,11 @@ def main():
                 if (peer, name) in slow or n > MOST.get(peer, n):
                     continue
                 row = case(peer, name, sizes, args.limit)
-                if 'chunks' not in row:
+                if row is None or 'chunks' not in row:
                     slow.add((peer, name))
-                rows.append(row)
-                show(row)
+                if row is not None:
+                    rows.append(row)
+                    show(row)
         n *= 10
     if args.json:
         command = f'benchmarks/plan_peers.py {args.sizes} --limit {args.limit}'

@@ -124,6 +124,12 @@ constexpr index_t elements_before(const box& b, const extents& space, index_t in
   return before;
 }
 
+// Not std::ranges::equal, which costs a compiler ten times as much.
+template <class T>
+bool equal(std::span<const T> a, std::span<const T> b) {
+  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin());
+}
+
 /// Values that the copies of a layout share; never changed once made.
 template <class T>
 class shared_table {
@@ -146,7 +152,7 @@ class shared_table {
     return block_ == nullptr ? std::span<const T>() : std::span<const T>(block_->values);
   }
   friend bool operator==(const shared_table& a, const shared_table& b) {
-    return a.block_ == b.block_ || std::ranges::equal(a.values(), b.values());
+    return a.block_ == b.block_ || equal(a.values(), b.values());
   }
 
  private:

@@ -139,11 +139,11 @@ class mesh_shard {
   void check_every_part_is_held() const {
     index_t parts = 1;
     for (const mesh_dim& m : mesh_.values()) parts = detail::checked_mul(parts, m.size);
-    std::vector<std::vector<int>> seen;
+    std::vector<index_t> seen;
     for (int r = 0; r < ranks_; ++r) {
-      std::vector<int> at;
-      for (const mesh_dim& m : mesh_.values()) at.push_back(coordinate(m, r));
-      seen.push_back(std::move(at));
+      index_t number = 0;  // the coordinates are its digits
+      for (const mesh_dim& m : mesh_.values()) number = number * m.size + coordinate(m, r);
+      seen.push_back(number);
     }
     std::sort(seen.begin(), seen.end());
     const auto held = static_cast<index_t>(std::unique(seen.begin(), seen.end()) - seen.begin());
@@ -233,7 +233,7 @@ class box_shard {
       first_same[static_cast<std::size_t>(rank)] = rank;
       for (std::size_t j = i; j-- > 0 && by_digest[j].first == digest;) {
         const int earlier = first_same[static_cast<std::size_t>(by_digest[j].second)];
-        if (std::ranges::equal(kept(earlier), kept(rank))) {
+        if (detail::equal(kept(earlier), kept(rank))) {
           first_same[static_cast<std::size_t>(rank)] = earlier;
           break;
         }
