@@ -152,7 +152,7 @@ TEST_CASE("make_plan: ties are one piece, at the first's place; ties of differen
 
 TEST_CASE("make_plan: best fit leaves a tied member of a group out of its chunk") {
   std::vector<item> list{{300, 1}, {300, 1}, {250, 1}, {90, 1, 7}, {300, 1, 7}, {5, 1, 7}, {100, 1}};
-  for (const std::size_t twin : {0, 1, 4}) list[twin].identity_ = 9;
+  for (const std::size_t twin : {0U, 1U, 4U}) list[twin].identity_ = 9;
   const chunk_plan plan = make_plan(list, {.budget = 400, .packing = packing::best_fit, .alignment = 1});
   REQUIRE(plan.chunks() == 2);  // 300 + 100, 250 + (90 + 5); in order it takes three
   CHECK(make_plan(list, {.budget = 400, .alignment = 1}).chunks() == 3);
