@@ -8,7 +8,7 @@ import sys
 
 from benchmarks import COLOURS, log_axes, page, plt, results, size, table
 
-COMMAND = 'benchmarks/simulate --json benchmarks/results/simulate.json'
+COMMAND = 'benchmarks/run full --save'
 ACCESSES = ('read', 'read_write', 'overwrite')
 LAYOUTS = {'flat': 'ZeRO-3: every tensor over all ranks', 'hybrid': 'HSDP: rows over 64 ranks or the most below that '
            'divide all, each such group a replica', 'experts': '8 pipeline stages; packed experts over the ranks of their '
