@@ -103,6 +103,30 @@ class threads_work {
       }
     }
   }
+  /// Segments of which several may start alike, as replicas are sent the same bytes: those are cut side by side, so
+  /// that a thread reads a part once, then writes it from its cache.
+  void add_all(std::vector<threads_segment>& list) {
+    const auto start = [](const threads_segment& s) {
+      return reinterpret_cast<std::uintptr_t>(s.from.runs.front().base);
+    };
+    std::erase_if(list, [](const threads_segment& s) { return s.bytes == 0; });
+    std::stable_sort(list.begin(), list.end(),
+                     [&](const threads_segment& a, const threads_segment& b) { return start(a) < start(b); });
+    for (auto first = list.begin(); first != list.end();) {
+      const auto last = std::find_if(first, list.end(), [&](const threads_segment& s) {
+        return start(s) != start(*first) || s.bytes != first->bytes;
+      });
+      const std::size_t part = last - first == 1 ? first->bytes : smallest_block;
+      for (std::size_t left = first->bytes; left > 0; left -= std::min(part, left)) {
+        for (auto s = first; s != last; ++s) {
+          add(s->from, s->to, std::min(part, left));
+          s->from.advance(std::min(part, left));
+          s->to.advance(std::min(part, left));
+        }
+      }
+      first = last;
+    }
+  }
   void end_phase() { ends_.push_back(blocks_.size()); }
   void clear() {
     segments_.clear();
@@ -211,16 +235,16 @@ inline std::string plan_work(std::size_t batch, const std::vector<threads_side>&
   };
   own_copies(&threads_side::before);
   std::size_t bytes = 0;
-  for (const threads_side& side : sides) {
-    for (const threads_side::message& receive : side.receives) bytes += receive.list.bytes;
-  }
+  std::vector<threads_segment> messages;
+  std::string difference = match_messages(
+      batch, sides,
+      [&](const threads_side& sender, const threads_side::message& send, const threads_side& receiver,
+          const threads_side::message& receive) {
+        messages.push_back({sender.from.begin_of(send.list), receiver.to.begin_of(receive.list), send.list.bytes});
+        bytes += send.list.bytes;
+      });
   work.begin_phase(bytes, workers);
-  std::string difference =
-      match_messages(batch, sides,
-                     [&](const threads_side& sender, const threads_side::message& send, const threads_side& receiver,
-                         const threads_side::message& receive) {
-                       work.add(sender.from.begin_of(send.list), receiver.to.begin_of(receive.list), send.list.bytes);
-                     });
+  work.add_all(messages);
   work.end_phase();
   own_copies(&threads_side::after);
   return difference;
