@@ -173,6 +173,30 @@ TEST_CASE("unwritten_piece: a body that leaves a piece is told; its peers too; n
   CHECK(m.shards == before);
 }
 
+TEST_CASE("unwritten_piece: any size from 16 bytes on; none where a 64th was written, with whatever constant") {
+  run_ranks(1, [&](threads_communicator& comm) {
+    for (const index_t bytes : {15, 16, 17, 23, 24, 25, 1023, 1024, 1087, 4096, 100'003}) {
+      std::vector<std::byte> before(3), shard(static_cast<std::size_t>(bytes));
+      views list{{"before", replicated({3}, 1), 1, before}, {"piece", replicated({bytes}, 1), 1, shard}};
+      for (const std::size_t alignment : {1, 128}) {
+        const auto run = [&](auto body) {
+          for (auto& chunk : chunks(list, comm, overwrite, {.budget = MiB, .alignment = alignment}))
+            body(chunk[1].bytes());
+        };
+        const auto idle = [](auto) {};
+        CAPTURE(bytes);
+        if (bytes >= 16) CHECK_THROWS_AS(run(idle), unwritten_piece);
+        if (bytes < 16) CHECK_NOTHROW(run(idle));
+        for (const int value : {0, 1, 0x79, 255})
+          CHECK_NOTHROW(run([&](auto all) { std::fill(all.begin(), all.end(), static_cast<std::byte>(value)); }));
+        const auto part = static_cast<std::size_t>(bytes / 64 + 15);  // a word, wherever it begins
+        for (std::size_t from = 0; from + part <= shard.size(); from += shard.size() / 7 + 1)
+          CHECK_NOTHROW(run([&](auto all) { std::ranges::fill(all.subspan(from, part), std::byte{}); }));
+      }
+    }
+  });
+}
+
 TEST_CASE("replicas_differ: every rank is told before anything is written") {
   std::vector<std::vector<float>> shards(3, std::vector<float>(64, 1.0F));
   const auto o = small::outcome_of(3, [&](threads_communicator& comm) {

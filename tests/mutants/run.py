@@ -50,7 +50,7 @@ MUTANTS = [
     ('memory_not_given_back', 'faults', [('detail/buffers.hpp', '~slot_buffers() { release(); }', '~slot_buffers() {}')]),
     ('after_write_failure_dropped', 'faults', [(SESSION, '        deferred_ = std::current_exception();', '')]),
     ('after_write_failure_not_deferred', 'faults', [(SESSION, '        deferred_ = std::current_exception();', '        throw;')]),
-    ('paint_not_looked_at', 'faults', [('detail/chunk_maker.hpp', '&& is_paint(', '&& false && is_paint(')]),
+    ('paint_not_looked_at', 'faults', [('detail/chunk_maker.hpp', 'if (is_paint(', 'if (false && is_paint(')]),
     ('no_deadline_for_words', 'faults', [(AGREEMENT, 'std::as_writable_bytes(std::span(words_)), timeout_ms_', 'std::as_writable_bytes(std::span(words_)), 0')]),
     ('no_deadline_for_bytes', 'faults', [(SESSION, 'u.done.wait(options_.timeout_ms)', 'u.done.wait(0)')]),
     ('mismatch_poisons', 'faults', [(SESSION, '''    } catch (const plan_mismatch&) {

@@ -22,7 +22,6 @@ struct prepared_chunk {
   using byte = std::conditional_t<A::writes, std::byte, const std::byte>;
 
   std::size_t number = all_chunks;
-  std::size_t end = 0;  // bytes used of the slot
   bool gathered = false;
   basic_chunk<byte> chunk;
   std::vector<planned_piece> pieces;
@@ -48,7 +47,6 @@ class chunk_maker {
     s.shards.clear();
     s.replicated.clear();
     s.number = i;
-    s.end = 0;
     s.gathered = !A::gathers;
     using fill = chunk_filler<typename prepared_chunk<C, A>::byte>;
     fill::start(s.chunk, i);
@@ -64,7 +62,6 @@ class chunk_maker {
           s.pieces.push_back(p);
           s.shards.push_back(const_cast<std::byte*>(
               std::span<typename prepared_chunk<C, A>::byte>(traits_of<handle>::shard(h)).data()));
-          if (p.bytes > 0) s.end = p.offset + p.bytes;
           fill::count(s.chunk, p);
           if (holds)
             fill::add(s.chunk, p, name_of<handle>(h), layout.shape(),
@@ -82,6 +79,12 @@ class chunk_maker {
     if constexpr (A::writes) fill_batches(out, where, s.write_back);
   }
 
+  /// Before the body, where it is to fill every element.
+  void paint_pieces(const prepared_chunk<C, A>& s, std::size_t slot) const {
+    std::byte* buffer = buffers_.chunk(slot);
+    for (const auto& p : s.chunk) paint(buffer, offset_in(buffer, p), p.bytes().size());
+  }
+
   /// Throws unwritten_piece where the body left a piece as it found it; returns the weighted sum of the parts that
   /// other ranks hold, too.
   std::uint64_t check(const prepared_chunk<C, A>& s, std::size_t slot) const {
@@ -89,8 +92,7 @@ class chunk_maker {
     const std::byte* buffer = buffers_.chunk(slot);
     if constexpr (!A::gathers) {
       for (const auto& p : s.chunk) {
-        const auto offset = static_cast<std::size_t>(p.bytes().data() - buffer);
-        if (p.bytes().size() >= 16 && is_paint(buffer, offset, p.bytes().size()))
+        if (is_paint(buffer, offset_in(buffer, p), p.bytes().size()))
           throw unwritten_piece(concat("unshard: under overwrite the body left parameter ", called(p.index(), p.name()),
                                        ", elements ", p.first(), " to ", p.first() + p.elements(),
                                        ", as it found it. Fill every element, or use read_write. [rank ", comm_.rank(),
@@ -110,6 +112,11 @@ class chunk_maker {
 
  private:
   using handle = typename listed_parameters<R, A>::handle;
+
+  template <class Piece>
+  static std::size_t offset_in(const std::byte* buffer, const Piece& p) {
+    return p.bytes().empty() ? 0 : static_cast<std::size_t>(p.bytes().data() - buffer);
+  }
 
   void fill_batches(schedule& sched, const chunk_memory& where, std::vector<batch_of<C>>& out) {
     sched.finish();

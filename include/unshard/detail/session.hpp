@@ -81,7 +81,7 @@ class session {
     const std::size_t slot = slot_of(current_);
     if (!A::gathers) buffers_.reopen(slot);
     if constexpr (!A::gathers && is_host_memory<M>) {
-      if (holds_ && options_.verify) paint(buffers_.chunk(slot), s.end);
+      if (holds_ && options_.verify) maker().paint_pieces(s, slot);
     }
     emit(event_kind::chunk_begun, current_);
   }

@@ -20,32 +20,44 @@ namespace unshard {
 inline namespace v0 {
 namespace detail {
 
-/// The paint of byte `at`: of the word it is in.
-constexpr std::uint64_t paint_word(std::size_t word) {
-  return (word + 1) * 0x9e3779b97f4a7c15ULL | 0x0101010101010101ULL;
+/// The paint of the word at `offset` of a buffer. No byte of it is 0.
+constexpr std::uint64_t paint_word(std::size_t offset) {
+  return (offset + 1) * 0x9e3779b97f4a7c15ULL | 0x0101010101010101ULL;
 }
 
-/// Paints `bytes` bytes. One pass of writes over the chunk.
-inline void paint(std::byte* p, std::size_t bytes) {
-  if (bytes == 0) return;  // p may be null
-  std::size_t word = 0;
-  for (; (word + 1) * 8 <= bytes; ++word) {
-    const std::uint64_t value = paint_word(word);
-    std::memcpy(p + word * 8, &value, 8);
+inline constexpr std::size_t least_painted = 16;  // bytes of a piece: two words, so that no value is paint by chance
+
+/// Whether f(offset) holds for every word that is painted of bytes [from, from + bytes) of a buffer; stops at the first
+/// where it doesn't. They are the last word and some 64 before it, evenly spread: whoever writes a longer run than a
+/// 64th of the piece meets one, and however long a piece is, to paint it costs next to nothing.
+template <class F>
+constexpr bool all_painted(std::size_t from, std::size_t bytes, F f) {
+  const std::size_t last = from + bytes - 8;
+  const std::size_t step = bytes < 1024 ? 8 : bytes / 64;
+  for (std::size_t at = from; at + 8 <= last; at += step) {
+    if (!f(at)) return false;
   }
-  const std::uint64_t value = paint_word(word);
-  std::memcpy(p + word * 8, &value, bytes - word * 8);
+  return f(last);
 }
 
-/// Whether bytes [from, from + bytes) of a painted buffer are still paint. Stops at the first that is not.
+/// Paints a piece.
+inline void paint(std::byte* buffer, std::size_t from, std::size_t bytes) {
+  if (bytes < least_painted) return;
+  all_painted(from, bytes, [&](std::size_t at) {
+    const std::uint64_t value = paint_word(at);
+    std::memcpy(buffer + at, &value, 8);
+    return true;
+  });
+}
+
+/// Whether a piece that was painted has all its paint still.
 inline bool is_paint(const std::byte* buffer, std::size_t from, std::size_t bytes) {
-  for (std::size_t at = from; at < from + bytes; ++at) {
-    const std::uint64_t value = paint_word(at / 8);
-    std::byte expected;
-    std::memcpy(&expected, reinterpret_cast<const std::byte*>(&value) + at % 8, 1);
-    if (buffer[at] != expected) return false;
-  }
-  return true;
+  if (bytes < least_painted) return false;
+  return all_painted(from, bytes, [&](std::size_t at) {
+    std::uint64_t value = 0;
+    std::memcpy(&value, buffer + at, 8);
+    return value == paint_word(at);
+  });
 }
 
 /// Folds bytes into a checksum; equal runs of equal bytes give equal sums. One pass of reads.
