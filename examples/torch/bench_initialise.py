@@ -1,12 +1,13 @@
 """transformers' _initialize_missing_keys under ZeRO-3: today, and in chunks, and what both can't go below.
 
-    python bench_initialise.py [RANKS] [RUNS] [BUDGET_MIB]
+    python bench_initialise.py [--json FILE] [RANKS] [RUNS] [BUDGET_MIB]
 A Qwen3-MoE of 16 layers whose 32 packed expert tensors (32 and 16 MiB, 768 MiB in all) are missing.
   today     PreTrainedModel._initialize_missing_keys
   unshard   unshard.initialise_missing_keys
   floor     the same initialisers on plain tensors, then a bare gloo scatter of the same bytes, tensor by tensor
+Columns: common.py.
 """
-import sys
+import argparse
 
 import common
 import torch
@@ -33,7 +34,7 @@ def forget(model):
     return missing
 
 
-def run(rank, world, runs, budget, port):
+def run(rank, world, runs, budget, path, port):
     common.join(rank, world, port)
     from transformers.integrations import HfDeepSpeedConfig
     import unshard
@@ -76,12 +77,17 @@ def run(rank, world, runs, budget, port):
         assert digests["unshard"] == digests["today"] == digests["floor"], "the bits differ"
     rows = meter.report(budget_mib=budget)
     if rank == 0:
-        by = {r["case"]: r for r in rows}
-        print("unshard / floor %.3f   today / unshard %.2f" % (by["unshard"]["s_median"] / by["floor"]["s_median"],
-                                                              by["today"]["s_median"] / by["unshard"]["s_median"]))
+        ratios = common.print_ratios(rows, [("unshard", "floor"), ("today", "unshard")])
+        if path:
+            common.publish(path, "bench_initialise.py %d %d %d" % (world, runs, budget), rows, ratios)
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    world, runs, budget = (int(a) for a in (sys.argv[1:] + ["2", "5", "64"][len(sys.argv) - 1:]))
-    torch.multiprocessing.spawn(run, (world, runs, budget, common.free_port()), nprocs=world)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json")
+    parser.add_argument("ranks", type=int, nargs="?", default=2)
+    parser.add_argument("runs", type=int, nargs="?", default=5)
+    parser.add_argument("budget_mib", type=int, nargs="?", default=64)
+    a = parser.parse_args()
+    torch.multiprocessing.spawn(run, (a.ranks, a.runs, a.budget_mib, a.json, common.free_port()), nprocs=a.ranks)

@@ -1,12 +1,19 @@
 """The peers on one process group: rank 0 fills (overwrite), or changes (read_write), every parameter of a model.
 
-    python bench_peers.py RANKS moe|small [RUNS] [CASE...]
-  gloo overwrite / read_write   the best bare movement: fill, scatter (before that: gather), in flat chunks of 128 MiB
+    python bench_peers.py [--json FILE] [--mpi FILE] RANKS moe|small [RUNS] [CASE...]
+  gloo overwrite / read_write   the best bare movement: fill, scatter (before that: gather), in flat chunks of 128 MiB,
+                                through one buffer that all runs use; "fresh": obtained anew in every run, as a range does
   unshard overwrite / read_write    ZeRO-3 parameters, budget 128 MiB
-  deepspeed                     GatheredParameters(modifier_rank=0) over greedy chunks of 128 MiB: it always gathers
+  deepspeed                     GatheredParameters(modifier_rank=0) over greedy chunks of 128 MiB: it always gathers. With
+                                `small` once only, not after another run: it takes more than a minute
   fsdp2                         full_tensor(), distribute_tensor(), one parameter after the other
+--mpi: a file that benchmarks/mpi.cpp wrote with as many ranks. What leaving gloo for MPI on one host gains; the
+transports differ (TCP on the loopback device, shared memory), and a model of 1024 MiB is held against one of 1026.
+Columns: common.py.
 """
-import sys
+import argparse
+import json
+import statistics
 
 import common
 import torch
@@ -15,7 +22,7 @@ import torch.distributed as dist
 BUDGET = 128 * common.MiB
 
 
-def run(rank, world, kind, runs, wanted, port):
+def run(rank, world, kind, runs, wanted, options, port):
     common.join(rank, world, port)
     import deepspeed
     import unshard
@@ -41,9 +48,10 @@ def run(rank, world, kind, runs, wanted, port):
 
     flat = torch.zeros(-(-total // world))
     size = BUDGET // 4 // world
-    whole = torch.zeros(size * world) if rank == 0 else None
+    buffer = torch.zeros(size * world) if rank == 0 else None
 
-    def bare(gathers):
+    def bare(gathers, fresh=False):
+        whole = torch.empty(size * world) if fresh and rank == 0 else buffer
         for part in flat.split(size):
             parts = [whole[i * part.numel():(i + 1) * part.numel()] for i in range(world)] if rank == 0 else None
             if gathers:
@@ -64,16 +72,17 @@ def run(rank, world, kind, runs, wanted, port):
                 full.fill_(value[0])
             t.to_local().copy_(distribute_tensor(full, mesh, [Shard(0)]).to_local())
 
-    bodies = {"gloo overwrite": lambda: bare(False), "unshard overwrite": lambda: ours("overwrite"),
-              "unshard overwrite, verify off": lambda: ours("overwrite", verify=False),
+    bodies = {"gloo overwrite": lambda: bare(False), "gloo overwrite, fresh": lambda: bare(False, True),
+              "unshard overwrite": lambda: ours("overwrite"),
               "gloo read_write": lambda: bare(True), "unshard read_write": lambda: ours("read_write"),
               "deepspeed": peer, "fsdp2": fsdp2}
     meter = common.Meter()
-    warm = kind == "moe"
-    for i in range(runs + warm):
-        if warm and i == 1:
-            meter.runs.clear()
+    for i in range(runs + 1):
+        if i == 1:
+            meter.runs = {name: r for name, r in meter.runs.items() if name == "deepspeed" and kind == "small"}
         for name in wanted:
+            if i > 0 and name == "deepspeed" and kind == "small":
+                continue
             value[0] += 1
             with meter(name):
                 bodies[name]()
@@ -81,18 +90,45 @@ def run(rank, world, kind, runs, wanted, port):
                 for p in params:
                     mine = max(0, min(p.ds_tensor.numel(), p.ds_numel - rank * p.ds_tensor.numel()))
                     assert bool((p.ds_tensor[:mine] == value[0]).all()), "a shard did not get the new value"
-    rows = {r["case"]: r for r in meter.report(model=kind, mib=round(total * 4 / common.MiB))}
+    rows = meter.report(model=kind, mib=round(total * 4 / common.MiB))
     if rank == 0:
-        for a, b in (("unshard overwrite", "gloo overwrite"), ("unshard overwrite, verify off", "gloo overwrite"),
-                     ("unshard read_write", "gloo read_write"),
-                     ("deepspeed", "unshard overwrite"), ("deepspeed", "unshard read_write")):
-            if a in rows and b in rows:
-                print("%s / %s: %.2f of the medians, %.2f of the fastest" % (
-                    a, b, rows[a]["s_median"] / rows[b]["s_median"], rows[a]["s_min"] / rows[b]["s_min"]))
+        ratios = common.print_ratios(rows, PAIRS)
+        if options["mpi"]:
+            ratios |= over_mpi(options["mpi"], world, rows)
+        if options["json"]:
+            common.publish(options["json"], "bench_peers.py %d %s %d" % (world, kind, runs), rows, ratios)
     dist.destroy_process_group()
 
 
+def over_mpi(path, world, rows):
+    """DeepSpeed over gloo against unshard over MPI."""
+    with open(path) as file:
+        measured = {r["what"]: r for r in json.load(file)["rows"] if r["ranks"] == world}
+    peer = next(r for r in rows if r["case"] == "deepspeed")
+    out = {}
+    for access in ("overwrite", "read_write"):
+        seconds = measured[access + " root"]["ours"]
+        out["deepspeed over gloo / unshard %s over MPI" % access] = [
+            round(peer["s_median"] / statistics.median(seconds), 3), round(peer["s_min"] / min(seconds), 3)]
+    for what, (median, fastest) in out.items():
+        print("%s: %.2f of the medians, %.2f of the fastest" % (what, median, fastest))
+    return out
+
+
+PAIRS = [("unshard overwrite", "gloo overwrite"), ("unshard overwrite", "gloo overwrite, fresh"),
+         ("unshard read_write", "gloo read_write"), ("deepspeed", "unshard overwrite"),
+         ("deepspeed", "unshard read_write"), ("fsdp2", "unshard overwrite"), ("fsdp2", "unshard read_write")]
+CASES = ["gloo overwrite", "gloo overwrite, fresh", "unshard overwrite", "gloo read_write", "unshard read_write", "fsdp2",
+         "deepspeed"]
+
 if __name__ == "__main__":
-    world, kind, runs = int(sys.argv[1]), sys.argv[2], int((sys.argv + ["5"] * 3)[3])
-    cases = sys.argv[4:] or ["gloo overwrite", "unshard overwrite", "unshard overwrite, verify off", "gloo read_write", "unshard read_write", "deepspeed"]
-    torch.multiprocessing.spawn(run, (world, kind, runs, cases, common.free_port()), nprocs=world)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json")
+    parser.add_argument("--mpi")
+    parser.add_argument("ranks", type=int)
+    parser.add_argument("kind", choices=common.MODELS)
+    parser.add_argument("runs", type=int, nargs="?", default=5)
+    parser.add_argument("cases", nargs="*")
+    a = parser.parse_args()
+    torch.multiprocessing.spawn(run, (a.ranks, a.kind, a.runs, a.cases or CASES, {"json": a.json, "mpi": a.mpi},
+                                      common.free_port()), nprocs=a.ranks)

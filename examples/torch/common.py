@@ -1,5 +1,13 @@
-"""What the benchmarks share: models, chunks, and the meters (the process's own memory, the bytes on the loopback device,
-and how much of the machine other processes used meanwhile: a figure taken while that was high is worth little)."""
+"""What the benchmarks share: models, chunks, and the meters.
+
+A row of their output, and of their JSON (--json FILE: a list of runs, {"command", "rows", "ratios"}):
+  case, ranks, runs   what ran; how many times, after one run that is not counted; the cases alternate in the same processes
+  s_min, s_median     seconds, from a barrier before to a barrier after, of the slowest rank
+  peak_mib_root       the rise of the resident set (VmHWM after a reset, over VmRSS after malloc_trim), the worst of all
+  peak_mib_others     runs, of rank 0 and of the worst other rank: buffers, transport and what the allocator keeps
+  loopback_mib        bytes on the loopback device, median; all ranks' together, and whatever else used it
+  foreign_cpu         the share of the machine that other processes used in the worst run: 0.1 and more, trust the minimum
+"""
 import ctypes
 import gc
 import json
@@ -127,3 +135,26 @@ class Meter:
             for row in rows:
                 print(json.dumps(row), flush=True)
         return rows
+
+
+def publish(path, command, rows, ratios):
+    """Adds a run to the list in a JSON file; one of the same command is replaced."""
+    runs = []
+    if os.path.exists(path):
+        with open(path) as file:
+            runs = json.load(file)
+    runs = [r for r in runs if r["command"] != command]
+    runs.append({"command": command, "rows": rows, "ratios": ratios})
+    with open(path, "w") as file:
+        json.dump(runs, file, indent=1)
+        file.write("\n")
+
+
+def print_ratios(rows, pairs):
+    """{"a / b": [of the medians, of the fastest]} of the pairs that were both measured."""
+    by = {r["case"]: r for r in rows}
+    out = {"%s / %s" % (a, b): [round(by[a][key] / by[b][key], 3) for key in ("s_median", "s_min")]
+           for a, b in pairs if a in by and b in by}
+    for what, (median, fastest) in out.items():
+        print("%s: %.2f of the medians, %.2f of the fastest" % (what, median, fastest))
+    return out

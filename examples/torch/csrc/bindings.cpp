@@ -10,16 +10,16 @@
 
 namespace py = pybind11;
 using unshard_torch::gathering;
+using unshard_torch::handle_list;
 using unshard_torch::process_group_communicator;
-using unshard_torch::torch_parameter;
 using unshard_torch::torch_piece;
 
 namespace {
 
-std::shared_ptr<gathering> open_gathering(std::vector<torch_parameter> handles,
-                                          std::shared_ptr<process_group_communicator> comm, const std::string& access,
-                                          std::size_t budget, int root, const std::string& cut, int in_flight,
-                                          int timeout_ms, std::size_t first_chunk, bool verify) {
+std::shared_ptr<gathering> open_gathering(const handle_list& handles, std::shared_ptr<process_group_communicator> comm,
+                                          const std::string& access, std::size_t budget, int root,
+                                          const std::string& cut, int in_flight, int timeout_ms,
+                                          std::size_t first_chunk, bool verify) {
   unshard::options options{.budget = budget};
   options.in_flight = in_flight;
   options.timeout_ms = timeout_ms;
@@ -35,18 +35,12 @@ std::shared_ptr<gathering> open_gathering(std::vector<torch_parameter> handles,
   }
   const auto make = [&]<class Access>(Access a) -> std::shared_ptr<gathering> {
     py::gil_scoped_release free;  // it waits for peers
-    return std::make_shared<unshard_torch::gathering_with<Access>>(std::move(handles), std::move(comm), a, options);
+    return std::make_shared<unshard_torch::gathering_with<Access>>(handles.shared(), std::move(comm), a, options);
   };
   if (access == "read") return make(unshard::read);
   if (access == "read_write") return make(unshard::read_write);
   if (access == "overwrite") return make(unshard::overwrite);
   throw py::value_error("access is \"read\", \"read_write\" or \"overwrite\", not \"" + access + "\"");
-}
-
-torch_parameter marked(torch_parameter p, std::uint64_t identity, std::uint64_t group) {
-  p.its_identity = identity;
-  p.its_group = group;
-  return p;
 }
 
 void register_errors(py::module_& m) {
@@ -82,22 +76,32 @@ PYBIND11_MODULE(_unshard_torch, m) {
       .def_property_readonly("size", &process_group_communicator::size)
       .def_property_readonly("staging", [](const process_group_communicator& c) { return c.capabilities().staging; });
 
-  py::class_<torch_parameter>(m, "Handle")
-      .def_readonly("name", &torch_parameter::its_name)
-      .def_property_readonly("identity", [](const torch_parameter& p) { return p.its_identity; });
-  m.def("zero3", &unshard_torch::zero3_parameter, py::arg("name"), py::arg("ds_tensor"), py::arg("shape"),
-        py::arg("ranks"));
-  m.def(
-      "dtensor",
-      [](const std::string& name, const at::Tensor& local, const std::vector<std::int64_t>& shape,
-         const std::vector<std::tuple<int, int, int>>& cuts, int ranks) {
-        std::vector<unshard::mesh_dim> mesh;
-        for (const auto& [dim, size, stride] : cuts) mesh.push_back({dim, size, stride});
-        return unshard_torch::dtensor_parameter(name, local, shape, mesh, ranks);
-      },
-      py::arg("name"), py::arg("local"), py::arg("shape"), py::arg("cuts"), py::arg("ranks"));
-  m.def("plain", &unshard_torch::plain_parameter, py::arg("name"), py::arg("tensor"), py::arg("ranks"));
-  m.def("marked", &marked, py::arg("handle"), py::arg("identity"), py::arg("group"));
+  py::class_<handle_list>(m, "Handles", "Parameters as unshard sees them; nothing is copied.")
+      .def(py::init<>())
+      .def(
+          "zero3",
+          [](handle_list& self, const std::string& name, const at::Tensor& ds_tensor,
+             const std::vector<std::int64_t>& shape, int ranks, std::uint64_t identity, std::uint64_t group) {
+            self.add(unshard_torch::zero3_parameter(name, ds_tensor, shape, ranks), identity, group);
+          },
+          py::arg("name"), py::arg("ds_tensor"), py::arg("shape"), py::arg("ranks"), py::arg("identity") = 0,
+          py::arg("group") = 0)
+      .def(
+          "dtensor",
+          [](handle_list& self, const std::string& name, const at::Tensor& local,
+             const std::vector<std::int64_t>& shape, const std::vector<std::tuple<int, int, int>>& cuts, int ranks,
+             std::uint64_t identity, std::uint64_t group) {
+            std::vector<unshard::mesh_dim> mesh;
+            for (const auto& [dim, size, stride] : cuts) mesh.push_back({dim, size, stride});
+            self.add(unshard_torch::dtensor_parameter(name, local, shape, mesh, ranks), identity, group);
+          },
+          py::arg("name"), py::arg("local"), py::arg("shape"), py::arg("cuts"), py::arg("ranks"),
+          py::arg("identity") = 0, py::arg("group") = 0)
+      .def(
+          "plain",
+          [](handle_list& self, const std::string& name, const at::Tensor& tensor, int ranks, std::uint64_t identity,
+             std::uint64_t group) { self.add(unshard_torch::plain_parameter(name, tensor, ranks), identity, group); },
+          py::arg("name"), py::arg("tensor"), py::arg("ranks"), py::arg("identity") = 0, py::arg("group") = 0);
 
   py::class_<torch_piece>(m, "Piece", "Some consecutive elements of one parameter, and a tensor over them.")
       .def_readonly("name", &torch_piece::name)

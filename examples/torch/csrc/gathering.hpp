@@ -1,7 +1,9 @@
 #pragma once  // gathering.hpp: unshard::chunks behind one type that Python can hold, with torch tensors over the chunk.
 
 #include <ATen/ATen.h>
+#include <sys/mman.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -19,11 +21,14 @@
 namespace unshard_torch {
 
 /// A memory_resource whose blocks live as long as anyone holds them: a numpy array made of a chunk's tensor keeps the
-/// address valid after the chunk has ended. The budget has counted those bytes already.
+/// address valid after the chunk has ended. The budget has counted those bytes already. Large blocks are fresh from the
+/// system for every range, so it is asked for huge pages: first touching 4 KiB at a time takes longer than a gather.
 class shared_memory {
  public:
   void* allocate(std::size_t bytes, std::size_t alignment) {
-    void* p = memory_.allocate(bytes, alignment);
+    if (bytes >= 2 * huge_page) alignment = std::max(alignment, huge_page);
+    void* p = unshard::host_memory().allocate(bytes, alignment);
+    if (bytes >= 2 * huge_page) madvise(p, bytes / huge_page * huge_page, MADV_HUGEPAGE);  // or not: it is a hint
     blocks_.emplace(p, std::shared_ptr<void>(
                            p, [bytes, alignment](void* q) { unshard::host_memory().deallocate(q, bytes, alignment); }));
     return p;
@@ -37,7 +42,7 @@ class shared_memory {
   }
 
  private:
-  unshard::host_memory memory_;
+  static constexpr std::size_t huge_page = 2 * 1024 * 1024;
   std::map<void*, std::shared_ptr<void>> blocks_;
 };
 static_assert(unshard::memory_resource<shared_memory>);
@@ -102,8 +107,8 @@ class gathering {
 template <class Access>
 class gathering_with final : public gathering {
  public:
-  gathering_with(std::vector<torch_parameter> handles, std::shared_ptr<process_group_communicator> comm, Access access,
-                 const unshard::options& options)
+  gathering_with(std::shared_ptr<std::vector<torch_parameter>> handles,
+                 std::shared_ptr<process_group_communicator> comm, Access access, const unshard::options& options)
       : handles_(std::move(handles)), comm_(std::move(comm)), range_(new holder{open(access, options)}) {}
   ~gathering_with() override { close(); }
 
@@ -118,14 +123,14 @@ class gathering_with final : public gathering {
       for (int d = 0; d < shape.dims(); ++d) sizes.push_back(shape[d]);
       const std::vector<std::int64_t> shown = piece.whole() ? sizes : std::vector<std::int64_t>{piece.elements()};
       list.push_back({std::string(piece.name()), piece.index(), sizes, piece.first(), piece.elements(), piece.whole(),
-                      tensor_over(piece.bytes().data(), shown, handles_[piece.index()].dtype())});
+                      tensor_over(piece.bytes().data(), shown, (*handles_)[piece.index()].dtype())});
     }
     return list;
   }
 
  private:
   auto open(Access access, const unshard::options& options) {
-    return unshard::chunks(handles_, *comm_, access, options, memory_);
+    return unshard::chunks(*handles_, *comm_, access, options, memory_);
   }
   using range = decltype(unshard::chunks(std::declval<std::vector<torch_parameter>&>(),
                                          std::declval<process_group_communicator&>(), std::declval<Access>(),
@@ -147,7 +152,7 @@ class gathering_with final : public gathering {
     range_.reset();
   }
 
-  std::vector<torch_parameter> handles_;
+  std::shared_ptr<std::vector<torch_parameter>> handles_;
   std::shared_ptr<process_group_communicator> comm_;
   struct holder {
     range chunks;  // neither copied nor moved: made in its place

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -39,7 +40,7 @@ inline at::Tensor dense(const std::string& name, const at::Tensor& local) {
                               "; this plug-in moves host memory only.");
   if (!local.is_contiguous())
     throw unshard::bad_layout("parameter \"" + name + "\": its shard is not contiguous, as dense as its layout.");
-  return local.detach();
+  return local;
 }
 
 /// DeepSpeed ZeRO-3: `ds_tensor` holds this rank's ceil(n / ranks) elements of the flat value, the last ones padding;
@@ -68,6 +69,22 @@ inline torch_parameter dtensor_parameter(const std::string& name, const at::Tens
 inline torch_parameter plain_parameter(const std::string& name, const at::Tensor& tensor, int ranks) {
   return {name, unshard::replicated{extents_of(tensor.sizes().vec()), ranks}, dense(name, tensor)};
 }
+
+/// The parameters of one range, in its order. Python fills it and never sees a single one: for tens of thousands of
+/// small parameters, objects of their own would cost more than their bytes.
+class handle_list {
+ public:
+  /// `identity` is shared by tied parameters, `group` by neighbours that stay together; 0: none.
+  void add(torch_parameter p, std::uint64_t identity, std::uint64_t group) {
+    p.its_identity = identity;
+    p.its_group = group;
+    list_->push_back(std::move(p));
+  }
+  const std::shared_ptr<std::vector<torch_parameter>>& shared() const { return list_; }
+
+ private:
+  std::shared_ptr<std::vector<torch_parameter>> list_ = std::make_shared<std::vector<torch_parameter>>();
+};
 
 }  // namespace unshard_torch
 

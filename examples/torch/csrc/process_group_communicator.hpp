@@ -13,11 +13,14 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <unshard/communicator.hpp>
 #include <unshard/error.hpp>
 #include <utility>
 #include <vector>
+
+#include "transfers.hpp"
 
 namespace unshard_torch {
 
@@ -26,50 +29,12 @@ namespace unshard_torch {
 /// aliases the caller's memory. The other fragments go through staging of this class, which `capabilities()` declares.
 ///
 /// A transfer is cut into fragments of equal length on both ends, each one message with a tag of its own, numbered for
-/// each pair of ranks. So neither end needs to know how the other's regions look.
+/// each pair of ranks. So neither end needs to know how the other's regions look. The length of the transfer is in the
+/// tag, too: ends that differ never meet, and time out.
 ///
 /// Give it a group that nothing else uses (`torch.distributed.new_group`): an abort closes the group's connections.
 class process_group_communicator {
   using clock = std::chrono::steady_clock;
-
-  struct transfer {
-    std::vector<unshard::const_region> regions;  // of a receive, too; `writable` points to the same bytes then
-    std::vector<unshard::region> writable;
-    std::size_t bytes = 0;
-  };
-
-  /// A fragment: `bytes` bytes from `skip` bytes into region `region` of its transfer on.
-  struct message {
-    const transfer* of;
-    std::size_t region;
-    std::size_t skip;
-    std::size_t bytes;
-    std::byte* direct;  // where it lies in one run, else null: it is staged
-    std::byte* slot = nullptr;
-    int tag = 0;
-    c10::intrusive_ptr<c10d::Work> work;
-  };
-
-  /// All messages to or from one peer, in their order.
-  struct queue {
-    int peer;
-    bool outgoing;
-    std::vector<std::unique_ptr<transfer>> transfers;
-    std::vector<message> messages;
-    std::vector<std::byte*> slots;  // free ones
-    std::size_t started = 0;        // staged messages before this one were started
-    std::size_t waited = 0;
-  };
-
-  struct copies {
-    std::vector<unshard::const_region> from;
-    std::vector<unshard::region> to;
-  };
-
-  struct operations {
-    std::vector<queue> queues;
-    std::vector<copies> before, after;
-  };
 
  public:
   class batch {
@@ -77,13 +42,13 @@ class process_group_communicator {
     void send(std::span<const unshard::const_region> from, int peer) {
       auto t = std::make_unique<transfer>();
       t->regions.assign(from.begin(), from.end());
-      add(std::move(t), peer, true);
+      ops_->add(std::move(t), peer, true, fragment_);
     }
     void recv(std::span<const unshard::region> to, int peer) {
       auto t = std::make_unique<transfer>();
       t->regions.assign(to.begin(), to.end());
       t->writable.assign(to.begin(), to.end());
-      add(std::move(t), peer, false);
+      ops_->add(std::move(t), peer, false, fragment_);
     }
     void copy_before(std::span<const unshard::const_region> from, std::span<const unshard::region> to) {
       ops_->before.push_back({{from.begin(), from.end()}, {to.begin(), to.end()}});
@@ -95,48 +60,6 @@ class process_group_communicator {
    private:
     friend class process_group_communicator;
     explicit batch(std::size_t fragment) : fragment_(fragment), ops_(std::make_shared<operations>()) {}
-
-    void add(std::unique_ptr<transfer> t, int peer, bool outgoing) {
-      queue& q = queue_of(peer, outgoing);
-      t->bytes = unshard::bytes_of(std::span<const unshard::const_region>(t->regions));
-      std::size_t region = 0, skip = 0;
-      for (std::size_t at = 0; at < t->bytes;) {
-        while (skip == unshard::bytes_of(t->regions[region])) {
-          ++region;
-          skip = 0;
-        }
-        const unshard::const_region& r = t->regions[region];
-        const std::size_t bytes = std::min(fragment_, t->bytes - at);
-        const bool whole = dense(r) && skip + bytes <= unshard::bytes_of(r);
-        std::byte* direct = whole ? const_cast<std::byte*>(r.base) + skip : nullptr;  // written by a receive only
-        q.messages.push_back({t.get(), region, skip, bytes, direct, nullptr, 0, {}});
-        at += bytes;
-        skip += bytes;
-        while (region < t->regions.size() && skip > unshard::bytes_of(t->regions[region])) {
-          skip -= unshard::bytes_of(t->regions[region]);
-          ++region;
-        }
-      }
-      q.transfers.push_back(std::move(t));
-    }
-
-    queue& queue_of(int peer, bool outgoing) {
-      for (queue& q : ops_->queues) {
-        if (q.peer == peer && q.outgoing == outgoing) return q;
-      }
-      ops_->queues.push_back({peer, outgoing, {}, {}, {}});
-      return ops_->queues.back();
-    }
-
-    /// Whether a region's bytes follow one another in memory.
-    static bool dense(const unshard::const_region& r) {
-      unshard::index_t below = 1;
-      for (int d = r.size.dims() - 1; d >= 0; --d) {
-        if (r.size[d] != 1 && r.stride[d] != below) return false;
-        below *= r.size[d];
-      }
-      return true;
-    }
 
     std::size_t fragment_;
     std::shared_ptr<operations> ops_;
@@ -185,8 +108,7 @@ class process_group_communicator {
   /// Before a range opens; on every rank the same. Short fragments cost time: a message each.
   void limit_staging(std::size_t bytes) {
     if (size_ == 1) return;
-    const std::size_t share = bytes / (2 * static_cast<std::size_t>(size_ - 1));
-    const std::size_t fragment = std::bit_floor(std::clamp(share, least_fragment, most_fragment));
+    const std::size_t fragment = std::bit_floor(std::clamp(bytes / slots(), least_fragment, most_fragment));
     if (fragment == fragment_) return;
     fragment_ = fragment;
     staging_ = std::make_unique_for_overwrite<std::byte[]>(staging_bytes());
@@ -194,17 +116,15 @@ class process_group_communicator {
 
   batch open_batch() const { return batch(fragment_); }
 
-  /// Starts what needs no staging, and as much of the rest as staging holds. Doesn't block. Throws device_failed.
+  /// Starts what needs no staging, and as much of the rest as staging holds; sends first, so that peers can fetch while
+  /// this rank copies. Doesn't block. Throws device_failed.
   completion launch(batch b) {
     usable();
-    for (const copies& c : b.ops_->before) unshard::copy_regions(c.from, c.to);
-    for (queue& q : b.ops_->queues) {
-      std::uint32_t& tag = (q.outgoing ? sent_ : received_)[static_cast<std::size_t>(q.peer)];
-      for (message& m : q.messages) {
-        m.tag = static_cast<int>(tag++ & 0x3fffffffu);
-        if (m.direct != nullptr) start(q, m, m.direct);
-      }
-    }
+    const bool sends_first = b.ops_->sends_are_apart();
+    if (sends_first) start(*b.ops_, true);
+    for (const own_copy& c : b.ops_->before) c.run();
+    if (!sends_first) start(*b.ops_, true);
+    start(*b.ops_, false);
     running_.push_back(b.ops_);
     if (running_.size() == 1) stage(*b.ops_);
     return completion(this, std::move(b.ops_));
@@ -238,24 +158,26 @@ class process_group_communicator {
   /// Leaves the reason in the group's store, then closes all connections of this rank: what peers wait for fails. When
   /// it returns, torch touches no memory of the caller's.
   void abort(std::string_view reason) noexcept {
-    if (std::exchange(aborted_, true) || size_ == 1) return;
-    try {
-      if (store_ != nullptr) store_->set(reason_key, "rank " + std::to_string(rank_) + ": " + std::string(reason));
-    } catch (...) {  // the store may be gone with its process; the peers then learn of a closed connection only
+    if (aborted_ || size_ == 1) {
+      aborted_ = true;
+      return;
     }
     try {
-      close();
-    } catch (...) {  // closing is reported as the failure of the receive that times out
+      tell("rank " + std::to_string(rank_) + ": " + std::string(reason));
+    } catch (...) {  // no memory for the words
     }
-    running_.clear();
+    poison();
   }
 
  private:
   static constexpr std::size_t most_fragment = 1024 * 1024;
   static constexpr std::size_t least_fragment = 4 * 1024;
   static constexpr const char* reason_key = "unshard/aborted";
+  static constexpr const char* late_mark = "too late: ";
 
-  std::size_t staging_bytes() const { return 2 * static_cast<std::size_t>(size_ - 1) * fragment_; }
+  /// One for each direction and peer at least.
+  std::size_t slots() const { return 2 * static_cast<std::size_t>(size_ - 1); }
+  std::size_t staging_bytes() const { return slots() * fragment_; }
 
   static clock::time_point deadline_of(int timeout_ms) {
     return timeout_ms > 0 ? clock::now() + std::chrono::milliseconds(timeout_ms) : clock::time_point::max();
@@ -275,7 +197,18 @@ class process_group_communicator {
           std::to_string(rank_) + " of " + std::to_string(size_) + "]");
   }
 
-  void start(const queue& q, message& m, std::byte* memory) {
+  /// Numbers the messages of one direction, and starts the direct ones.
+  void start(operations& ops, bool outgoing) {
+    for (message_queue& q : ops.queues) {
+      if (q.outgoing != outgoing) continue;
+      std::uint32_t& tag = (outgoing ? sent_ : received_)[static_cast<std::size_t>(q.peer)];
+      for (message& m : q.messages) {
+        m.tag = static_cast<int>((tag++ & 0xffffu) << 14 | m.of->mark());
+        if (m.direct != nullptr) start(q, m, m.direct);
+      }
+    }
+  }
+  void start(const message_queue& q, message& m, std::byte* memory) {
     std::vector<at::Tensor> tensor{at::from_blob(memory, {static_cast<std::int64_t>(m.bytes)}, at::kByte)};
     try {
       m.work = q.outgoing ? backend_->send(tensor, q.peer, m.tag) : backend_->recv(tensor, q.peer, m.tag);
@@ -284,45 +217,29 @@ class process_group_communicator {
     }
   }
 
-  /// Starts staged messages while their queue has a slot. Only the oldest batch has slots: a later one that took them
-  /// would keep the peers, who wait for the oldest first, from ever getting there. Each queue has its own for a like
-  /// reason: a ring of ranks, each with its slots full for another peer, would stand still.
+  /// Gives the oldest batch all slots, an equal share to each queue, and starts what it can. A later batch that took
+  /// some would keep the peers, who wait for the oldest first, from ever getting there; and a ring of ranks, each with
+  /// its slots full for another peer, would stand still.
   void stage(operations& ops) {
-    if (!std::exchange(ops_have_slots_, true)) {
-      for (queue& q : ops.queues) {
-        std::byte* slot =
-            staging_.get() + 2 * fragment_ * static_cast<std::size_t>(q.peer < rank_ ? q.peer : q.peer - 1);
-        bool both = false;
-        for (const queue& other : ops.queues) both |= other.peer == q.peer && other.outgoing != q.outgoing;
-        if (!both || q.outgoing) q.slots.push_back(slot);
-        if (!both || !q.outgoing) q.slots.push_back(slot + fragment_);
-      }
+    const auto sharing = static_cast<std::size_t>(
+        std::ranges::count_if(ops.queues, [](const message_queue& q) { return q.staged > 0; }));
+    std::byte* slot = staging_.get();
+    for (message_queue& q : ops.queues) {
+      if (q.staged == 0) continue;
+      for (std::size_t i = 0; i < slots() / sharing; ++i, slot += fragment_) q.slots.push_back(slot);
+      stage(q);
     }
-    for (queue& q : ops.queues) stage(q);
   }
-  void stage(queue& q) {
+  void stage(message_queue& q) {
     for (; q.started < q.messages.size(); ++q.started) {
       message& m = q.messages[q.started];
       if (m.direct != nullptr) continue;
       if (q.slots.empty()) return;
       m.slot = q.slots.back();
       q.slots.pop_back();
-      if (q.outgoing) pack(m);
+      if (q.outgoing) m.pack();
       start(q, m, m.slot);
     }
-  }
-
-  /// copy_regions goes from the same position of both lists on: the slot is preceded by `skip` bytes that are skipped.
-  static void pack(const message& m) {
-    const unshard::region slot[] = {run(m.slot, m.skip), run(m.slot, m.bytes)};
-    unshard::copy_regions(std::span(m.of->regions).subspan(m.region), slot, m.skip, m.bytes);
-  }
-  static void unpack(const message& m) {
-    const unshard::const_region slot[] = {run(m.slot, m.skip), run(m.slot, m.bytes)};
-    unshard::copy_regions(slot, std::span(m.of->writable).subspan(m.region), m.skip, m.bytes);
-  }
-  static unshard::region run(std::byte* base, std::size_t bytes) {
-    return {base, {static_cast<unshard::index_t>(bytes)}, {1}};
   }
 
   void finish(operations& ops, int timeout_ms) {
@@ -330,7 +247,7 @@ class process_group_communicator {
     const auto deadline = deadline_of(timeout_ms);
     for (bool more = true; more;) {  // one message of each queue in turn: their peers work at the same time
       more = false;
-      for (queue& q : ops.queues) {
+      for (message_queue& q : ops.queues) {
         if (q.waited == q.messages.size()) continue;
         message& m = q.messages[q.waited++];
         try {
@@ -340,49 +257,77 @@ class process_group_communicator {
         }
         m.work.reset();
         if (m.slot != nullptr) {
-          if (!q.outgoing) unpack(m);
+          if (!q.outgoing) m.unpack();
           q.slots.push_back(m.slot);
           stage(q);
         }
         more = true;
       }
     }
-    for (const copies& c : ops.after) unshard::copy_regions(c.from, c.to);
+    for (const own_copy& c : ops.after) c.run();
     running_.pop_front();
-    ops_have_slots_ = false;
     if (!running_.empty()) stage(*running_.front());
   }
 
-  /// Throws what torch's exception means.
+  /// Throws what torch's exception means. Closes this rank's connections first, so that all others wake up: an exchange
+  /// goes round in a ring, and not every rank hears of the one that gave up.
   [[noreturn]] void fail(const char* what, int peer, clock::time_point deadline, int timeout_ms,
-                         const std::exception& e) const {
+                         const std::exception& e) {
     std::string text = "process_group_communicator: " + std::string(what);
     if (peer >= 0) text += (std::string_view(what) == "send" ? " to rank " : " from rank ") + std::to_string(peer);
     const std::string here = " [rank " + std::to_string(rank_) + " of " + std::to_string(size_) + "]";
-    const std::string reason = reason_of_abort();
-    if (!reason.empty()) throw unshard::device_failed(text + ": a rank gave up: " + reason + here);
-    if (clock::now() >= deadline)
-      throw unshard::peer_timeout(text + " did not end within " + std::to_string(timeout_ms) +
-                                      " ms; a slow rank can't be told from a dead one. Raise .timeout_ms if it was "
-                                      "slow." +
-                                      here,
-                                  peer);
-    throw unshard::device_failed(text + " failed: " + e.what() + here);
+    const bool late = clock::now() >= deadline;
+    if (late) {
+      text += " did not end within " + std::to_string(timeout_ms) + " ms; a slow rank can't be told from a dead one" +
+              (peer >= 0 ? ", nor from one that moves another number of bytes" : "") +
+              ". Raise .timeout_ms if it was slow.";
+      tell(late_mark + ("rank " + std::to_string(rank_)) + ": " + text);
+      poison();
+      throw unshard::peer_timeout(text + here, peer);
+    }
+    const std::string reason = told();
+    if (reason.empty()) text += std::string(" failed: ") + e.what();
+    if (reason.empty()) tell("rank " + std::to_string(rank_) + ": " + text);
+    poison();
+    if (reason.empty()) throw unshard::device_failed(text + here);
+    text += ": a rank gave up: " + reason + here;
+    if (reason.starts_with(late_mark)) throw unshard::peer_timeout(text, peer);
+    throw unshard::device_failed(text);
   }
 
-  std::string reason_of_abort() const {
+  /// Leaves a reason for the peers, if it is the first.
+  void tell(const std::string& reason) const noexcept {
     try {
-      if (store_ != nullptr && store_->check({reason_key})) return store_->get_to_str(reason_key);
+      if (store_ != nullptr) store_->compareSet(reason_key, std::string(), reason);
+    } catch (...) {  // the store may be gone with its process; the peers then learn of a closed connection only
+    }
+  }
+  /// The first reason that a rank left; connections may close a little before it is there.
+  std::string told() const {
+    try {
+      for (int i = 0; store_ != nullptr && i < 20; ++i) {
+        if (store_->check({reason_key})) return store_->get_to_str(reason_key);
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      }
     } catch (const std::exception&) {  // the process that served the store has ended
     }
     return {};
   }
 
   /// gloo closes all connections of a group when a wait for one of its messages times out, and then has let go of every
-  /// buffer; it has no other way to cancel. The message asked for is one that nobody sends.
-  void close() {
-    std::vector<at::Tensor> nothing{at::empty({1}, at::kByte)};
-    backend_->recv(nothing, rank_ == 0 ? 1 : 0, 0x7fffffff)->wait(std::chrono::milliseconds{1});
+  /// buffer; it has no other way to cancel. The message asked for is one that nobody sends, from a peer whose
+  /// connection is still open; where none is, nothing is left to close.
+  void poison() noexcept {
+    aborted_ = true;
+    for (int peer = 0; peer < size_; ++peer) {
+      if (peer == rank_) continue;
+      try {
+        std::vector<at::Tensor> nothing{at::empty({1}, at::kByte)};
+        backend_->recv(nothing, peer, 0x7fffffff)->wait(std::chrono::milliseconds{1});
+      } catch (...) {  // it timed out, or was closed before
+      }
+    }
+    running_.clear();
   }
 
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
@@ -394,7 +339,6 @@ class process_group_communicator {
   std::unique_ptr<std::byte[]> staging_;
   std::vector<std::uint32_t> sent_, received_;       // messages so far, for each peer
   std::deque<std::shared_ptr<operations>> running_;  // launched and not waited for, oldest first
-  bool ops_have_slots_ = false;                      // the oldest one was given its slots
   bool aborted_ = false;
 };
 

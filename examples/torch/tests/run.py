@@ -2,8 +2,10 @@
 
 A test is a function `test_*` of a module; all ranks run it. `ranks` in the module lists how many ranks there are, in
 turn; its tests run one after the other in the same processes. Prints what failed and, last, 'N passed, N failed'."""
+import datetime
 import faulthandler
 import importlib
+import os
 import pathlib
 import subprocess
 import sys
@@ -17,18 +19,27 @@ LIMIT_S = 300  # of one file with one number of ranks: a hang is a failure
 def rank_main(rank, world, port, module):
     import common
     import torch.distributed as dist
-    faulthandler.dump_traceback_later(LIMIT_S - 20, exit=True)       # where it hangs
+    faulthandler.dump_traceback_later(LIMIT_S - 20)                  # where it hangs
     common.join(rank, world, port)
+    store = dist.distributed_c10d._get_default_store()
     tests = importlib.import_module(module)
     for name in [n for n in vars(tests) if n.startswith("test_")]:
         try:
-            said = getattr(tests, name)()
+            said = getattr(tests, name)() or ""
         except Exception:
             said = traceback.format_exc()
-        everyone = [None] * world
-        dist.all_gather_object(everyone, said)
+        # Not by a collective: where one rank failed, the others may still wait in one for it.
+        keys = ["%s/%d" % (name, r) for r in range(world)]
+        store.set(keys[rank], said)
+        try:
+            store.wait(keys, datetime.timedelta(seconds=LIMIT_S if said in ("", "skipped") else 15))
+        except dist.DistStoreError:
+            print("FAILED %s.%s, %d ranks, and others still wait for rank %d: %s" % (module, name, world, rank, said),
+                  flush=True)
+            os._exit(1)
+        everyone = [store.get(key).decode() for key in keys]
         if rank == 0:
-            wrong = ["rank %d: %s" % (r, text) for r, text in enumerate(everyone) if text and text != "skipped"]
+            wrong = ["rank %d: %s" % (r, text) for r, text in enumerate(everyone) if text not in ("", "skipped")]
             print("%s %s.%s, %d ranks" % ("FAILED" if wrong else "skipped" if "skipped" in everyone else "ok", module, name,
                                          world), flush=True)
             print("".join(wrong), end="", flush=True)

@@ -46,6 +46,7 @@ class gathered:
     def __init__(self, params, budget, access="read_write", root=0, *, group=None, cut="never", in_flight=1,
                  timeout_ms=600_000, first_chunk=0, verify=True, process_group=None):
         self._items, self._groups = _listed(params, group)
+        self._tensors = [tensor for _, tensor in self._items]
         self._access = access
         self._open = dict(access=access, budget=budget, root=-1 if root is None else root, cut=cut,
                           in_flight=in_flight, timeout_ms=timeout_ms, first_chunk=first_chunk, verify=verify)
@@ -56,13 +57,11 @@ class gathered:
 
     def __enter__(self):
         self._comm = handles.take_communicator(self._process_group)
-        same, ranks, writes = handles.identities(), self._comm.size, self._access != "read"
         try:
-            listed = [native.marked(handles.handle(name, tensor, ranks, writes), same.of(tensor), number)
-                      for (name, tensor), number in zip(self._items, self._groups)]
+            listed = handles.listed(self._items, self._groups, self._comm.size, self._access != "read")
             # Staging is part of the budget. Where a plan does not fit beside it, it does beside the least staging, or
             # the error names what is needed: on every rank alike.
-            for staging in (min(self._open["budget"] // 16, 4 * 2 ** 20), 0):
+            for staging in (min(self._open["budget"] // 16, 8 * 2 ** 20), 0):
                 self._comm.limit_staging(staging)
                 try:
                     self._range = native.open(listed, self._comm, **self._open)
@@ -98,7 +97,7 @@ class gathered:
         if not more:
             raise StopIteration
         self._shown = self._range.pieces()
-        return Chunk(self._range.chunk, self._shown, [t for _, t in self._items])
+        return Chunk(self._range.chunk, self._shown, self._tensors)
 
     @property
     def committed(self):

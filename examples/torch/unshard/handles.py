@@ -31,29 +31,46 @@ def whole_shape(tensor):
     return list(tensor.ds_shape) if is_zero3(tensor) else list(tensor.shape)
 
 
-def handle(name, tensor, ranks, writes):
-    """A parameter as unshard sees it. Nothing is copied."""
-    if is_zero3(tensor):
-        return _zero3(name, tensor, ranks, writes)
-    if isinstance(tensor, DTensor):
-        return _dtensor(name, tensor, ranks)
-    return native.plain(name, tensor.detach(), ranks)
+def listed(items, groups, ranks, writes):
+    """Parameters as unshard sees them: `items` are (name, tensor), `groups` a number for each. Nothing is copied."""
+    out, numbers, known_group, partitioned = native.Handles(), {}, None, None
+    for (name, tensor), group in zip(items, groups):
+        if hasattr(tensor, "ds_tensor"):
+            if tensor.ds_process_group is not known_group:       # one look for each group, not for each parameter
+                known_group = tensor.ds_process_group
+                partitioned = _check_group(name, known_group, ranks)
+            if hasattr(tensor.ds_tensor, "ds_quant_scale"):
+                raise native.BadLayout("parameter %r is kept quantised; that is not supported" % name)
+            if writes and (tensor.ds_status is not partitioned or tensor.ds_secondary_tensor is not None):
+                raise native.OverlappingScope("parameter %r is gathered by DeepSpeed at the moment, or has a second copy "
+                                              "(hpZ): a write to its shards would leave that one stale. Partition it "
+                                              "first." % name)
+            out.zero3(name, tensor.ds_tensor, tensor.ds_shape, ranks, _number(numbers, id(tensor)), group)
+        elif isinstance(tensor, DTensor):
+            out.dtensor(name, tensor.to_local(), tensor.shape, _cuts(name, tensor, ranks), ranks,
+                        _number(numbers, id(tensor)), group)
+        else:
+            # Tied may be tensors that are not one object, over the same memory.
+            same = (tensor.data_ptr(), tensor.shape, tensor.dtype) if tensor.numel() > 0 else id(tensor)
+            out.plain(name, tensor, ranks, _number(numbers, same), group)
+    return out
 
 
-def _zero3(name, tensor, ranks, writes):
+def _number(numbers, key):
+    return numbers.setdefault(key, len(numbers) + 1)
+
+
+def _check_group(name, group, ranks):
+    """What the status of a parameter is while it is partitioned."""
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
-    if dist.get_world_size(tensor.ds_process_group) != ranks:
+    if dist.get_world_size(group) != ranks:
         raise native.BadLayout("parameter %r is partitioned over %d ranks, the range has %d"
-                               % (name, dist.get_world_size(tensor.ds_process_group), ranks))
-    if hasattr(tensor.ds_tensor, "ds_quant_scale"):
-        raise native.BadLayout("parameter %r is kept quantised; that is not supported" % name)
-    if writes and (tensor.ds_status != ZeroParamStatus.NOT_AVAILABLE or tensor.ds_secondary_tensor is not None):
-        raise native.OverlappingScope("parameter %r is gathered by DeepSpeed at the moment, or has a second copy (hpZ): "
-                                      "a write to its shards would leave that one stale. Partition it first." % name)
-    return native.zero3(name, tensor.ds_tensor, list(tensor.ds_shape), ranks)
+                               % (name, dist.get_world_size(group), ranks))
+    return ZeroParamStatus.NOT_AVAILABLE
 
 
-def _dtensor(name, tensor, ranks):
+def _cuts(name, tensor, ranks):
+    """[(tensor dimension, size of the mesh dimension, its stride in ranks)], in the order in which they cut."""
     mesh = tensor.device_mesh
     if mesh.mesh.flatten().tolist() != list(range(ranks)):
         raise native.BadLayout("parameter %r lies on a mesh of ranks %s; a range needs ranks 0 to %d, in order"
@@ -67,18 +84,4 @@ def _dtensor(name, tensor, ranks):
             raise native.BadLayout("parameter %r has placement %s; only Shard and Replicate are whole values"
                                    % (name, placement))
         (later if strided else cuts).append((placement.dim, mesh.mesh.shape[i], mesh.mesh.stride(i)))
-    cuts += reversed(later)
-    return native.dtensor(name, tensor.to_local(), list(tensor.shape), cuts, ranks)
-
-
-class identities:
-    """Numbers for tied parameters: the same for the same tensor, or for plain tensors over the same memory."""
-
-    def __init__(self):
-        self._known = {}
-
-    def of(self, tensor):
-        key = id(tensor)
-        if type(tensor) in (torch.Tensor, torch.nn.Parameter) and not is_zero3(tensor) and tensor.numel() > 0:
-            key = (tensor.data_ptr(), tuple(tensor.shape), tensor.dtype)
-        return self._known.setdefault(key, len(self._known) + 1)
+    return cuts + later[::-1]
