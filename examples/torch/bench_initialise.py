@@ -79,7 +79,7 @@ def run(rank, world, runs, budget, path, port):
     if rank == 0:
         ratios = common.print_ratios(rows, [("unshard", "floor"), ("today", "unshard")])
         if path:
-            common.publish(path, "bench_initialise.py %d %d %d" % (world, runs, budget), rows, ratios)
+            common.publish(path, "bench_initialise.py %d %d %d" % (world, runs, budget), meter.load, rows, ratios)
     dist.destroy_process_group()
 
 

@@ -2,7 +2,7 @@
 
     python bench_peers.py [--json FILE] [--mpi FILE] RANKS moe|small [RUNS] [CASE...]
   gloo overwrite / read_write   the best bare movement: fill, scatter (before that: gather), in flat chunks of 128 MiB,
-                                through one buffer that all runs use; "fresh": obtained anew in every run, as a range does
+                                the buffer obtained anew in every run, as a range does; or one that all runs reuse
   unshard overwrite / read_write    ZeRO-3 parameters, budget 128 MiB
   deepspeed                     GatheredParameters(modifier_rank=0) over greedy chunks of 128 MiB: it always gathers. With
                                 `small` once only, not after another run: it takes more than a minute
@@ -13,7 +13,6 @@ Columns: common.py.
 """
 import argparse
 import json
-import statistics
 
 import common
 import torch
@@ -50,8 +49,8 @@ def run(rank, world, kind, runs, wanted, options, port):
     size = BUDGET // 4 // world
     buffer = torch.zeros(size * world) if rank == 0 else None
 
-    def bare(gathers, fresh=False):
-        whole = torch.empty(size * world) if fresh and rank == 0 else buffer
+    def bare(gathers, reused=False):
+        whole = buffer if reused or rank != 0 else torch.empty(size * world)
         for part in flat.split(size):
             parts = [whole[i * part.numel():(i + 1) * part.numel()] for i in range(world)] if rank == 0 else None
             if gathers:
@@ -72,7 +71,7 @@ def run(rank, world, kind, runs, wanted, options, port):
                 full.fill_(value[0])
             t.to_local().copy_(distribute_tensor(full, mesh, [Shard(0)]).to_local())
 
-    bodies = {"gloo overwrite": lambda: bare(False), "gloo overwrite, fresh": lambda: bare(False, True),
+    bodies = {"gloo overwrite": lambda: bare(False), "gloo overwrite, reused buffer": lambda: bare(False, True),
               "unshard overwrite": lambda: ours("overwrite"),
               "gloo read_write": lambda: bare(True), "unshard read_write": lambda: ours("read_write"),
               "deepspeed": peer, "fsdp2": fsdp2}
@@ -96,7 +95,8 @@ def run(rank, world, kind, runs, wanted, options, port):
         if options["mpi"]:
             ratios |= over_mpi(options["mpi"], world, rows)
         if options["json"]:
-            common.publish(options["json"], "bench_peers.py %d %s %d" % (world, kind, runs), rows, ratios)
+            common.publish(options["json"], "bench_peers.py %d %s %d" % (world, kind, runs), meter.load, rows,
+                           ratios)
     dist.destroy_process_group()
 
 
@@ -107,19 +107,19 @@ def over_mpi(path, world, rows):
     peer = next(r for r in rows if r["case"] == "deepspeed")
     out = {}
     for access in ("overwrite", "read_write"):
-        seconds = measured[access + " root"]["ours"]
+        ours = measured[access + " root"]
         out["deepspeed over gloo / unshard %s over MPI" % access] = [
-            round(peer["s_median"] / statistics.median(seconds), 3), round(peer["s_min"] / min(seconds), 3)]
+            round(peer["s_median"] * 1e6 / ours["time_us"], 3), round(peer["s_min"] * 1e6 / ours["least_us"], 3)]
     for what, (median, fastest) in out.items():
         print("%s: %.2f of the medians, %.2f of the fastest" % (what, median, fastest))
     return out
 
 
-PAIRS = [("unshard overwrite", "gloo overwrite"), ("unshard overwrite", "gloo overwrite, fresh"),
+PAIRS = [("unshard overwrite", "gloo overwrite"), ("unshard overwrite", "gloo overwrite, reused buffer"),
          ("unshard read_write", "gloo read_write"), ("deepspeed", "unshard overwrite"),
          ("deepspeed", "unshard read_write"), ("fsdp2", "unshard overwrite"), ("fsdp2", "unshard read_write")]
-CASES = ["gloo overwrite", "gloo overwrite, fresh", "unshard overwrite", "gloo read_write", "unshard read_write", "fsdp2",
-         "deepspeed"]
+CASES = ["gloo overwrite", "gloo overwrite, reused buffer", "unshard overwrite", "gloo read_write", "unshard read_write",
+         "fsdp2", "deepspeed"]
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()

@@ -1,6 +1,7 @@
 """What the benchmarks share: models, chunks, and the meters.
 
-A row of their output, and of their JSON (--json FILE: a list of runs, {"command", "rows", "ratios"}):
+--json FILE adds a run to the file, as the other benchmarks write theirs: "cores", "machine", "torch" and so on, and
+"runs": a list of {"command", "load", "rows", "ratios"}; "ratios" are pairs, of the medians and of the fastest. A row:
   case, ranks, runs   what ran; how many times, after one run that is not counted; the cases alternate in the same processes
   s_min, s_median     seconds, from a barrier before to a barrier after, of the slowest rank
   peak_mib_root       the rise of the resident set (VmHWM after a reset, over VmRSS after malloc_trim), the worst of all
@@ -95,6 +96,7 @@ class Meter:
 
     def __init__(self):
         self.runs = {}
+        self.load = os.getloadavg()[0]
 
     def __call__(self, name):
         self._name = name
@@ -137,16 +139,23 @@ class Meter:
         return rows
 
 
-def publish(path, command, rows, ratios):
-    """Adds a run to the list in a JSON file; one of the same command is replaced."""
-    runs = []
+def publish(path, command, load, rows, ratios):
+    """Adds a run to a JSON file; one of the same command is replaced. `load`: when it began."""
+    import deepspeed
+    import transformers
+    result = {"runs": []}
     if os.path.exists(path):
         with open(path) as file:
-            runs = json.load(file)
-    runs = [r for r in runs if r["command"] != command]
-    runs.append({"command": command, "rows": rows, "ratios": ratios})
+            result = json.load(file)
+    with open("/proc/cpuinfo") as lines:
+        machine = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    result.update(benchmark="torch", about="examples/torch: real PyTorch, DeepSpeed and transformers over gloo",
+                  cores=os.cpu_count(), machine=machine, torch=torch.__version__, deepspeed=deepspeed.__version__,
+                  transformers=transformers.__version__, revision=os.environ.get("UNSHARD_REVISION", ""))
+    result["runs"] = [r for r in result["runs"] if r["command"] != command]
+    result["runs"].append({"command": command, "load": round(load, 2), "rows": rows, "ratios": ratios})
     with open(path, "w") as file:
-        json.dump(runs, file, indent=1)
+        json.dump(result, file, indent=1)
         file.write("\n")
 
 

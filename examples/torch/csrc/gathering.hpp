@@ -1,9 +1,7 @@
 #pragma once  // gathering.hpp: unshard::chunks behind one type that Python can hold, with torch tensors over the chunk.
 
 #include <ATen/ATen.h>
-#include <sys/mman.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -21,14 +19,11 @@
 namespace unshard_torch {
 
 /// A memory_resource whose blocks live as long as anyone holds them: a numpy array made of a chunk's tensor keeps the
-/// address valid after the chunk has ended. The budget has counted those bytes already. Large blocks are fresh from the
-/// system for every range, so it is asked for huge pages: first touching 4 KiB at a time takes longer than a gather.
+/// address valid after the chunk has ended. The budget has counted those bytes already.
 class shared_memory {
  public:
   void* allocate(std::size_t bytes, std::size_t alignment) {
-    if (bytes >= 2 * huge_page) alignment = std::max(alignment, huge_page);
     void* p = unshard::host_memory().allocate(bytes, alignment);
-    if (bytes >= 2 * huge_page) madvise(p, bytes / huge_page * huge_page, MADV_HUGEPAGE);  // or not: it is a hint
     blocks_.emplace(p, std::shared_ptr<void>(
                            p, [bytes, alignment](void* q) { unshard::host_memory().deallocate(q, bytes, alignment); }));
     return p;
@@ -42,7 +37,6 @@ class shared_memory {
   }
 
  private:
-  static constexpr std::size_t huge_page = 2 * 1024 * 1024;
   std::map<void*, std::shared_ptr<void>> blocks_;
 };
 static_assert(unshard::memory_resource<shared_memory>);
