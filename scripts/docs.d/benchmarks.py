@@ -141,6 +141,36 @@ def goals(to):
     process = [r['process_peak'] / r['budget'] for result in mpi_results() for r in result['rows'] if 'process_peak' in r]
     if process:
         goal(lines, 'peak / budget by the process, MPI, 128 MiB chunks', '≤ 1.10', f'{max(process):.3f}', max(process) <= 1.1)
+    plan = results('plan')
+    if plan:
+        for way, most in (('in order', 20), ('cut anywhere', 20), ('best fit', 350)):
+            of = rows(plan, way=way, handles=1_000_000)
+            if of:
+                ms = max(r['time_us'] for r in of) / 1e3
+                goal(lines, f'planning 10^6 handles, {way}, worst of {len(of)} rows', f'≤ {most} ms', f'{ms:.3g} ms', ms <= most)
+        of = rows(plan, way='cut anywhere')
+        if of:
+            worst = max(r['over_bound'] for r in of)
+            goal(lines, f'cut anywhere: chunks / lower bound, worst of {len(of)} rows', '= 1', f'{worst:.4g}', worst == 1)
+        of = [r for r in rows(plan, way='best fit') if r['share'] <= .1 and r['sizes'] != 'tight']
+        if of:
+            worst = max(r['over_bound'] for r in of)
+            goal(lines, f'best fit, nothing over a tenth of a chunk: chunks / lower bound, worst of {len(of)} rows', '≤ 1.01',
+                 f'{worst:.4g}', worst <= 1.01)
+    simulated = results('simulate')
+    of = [r for r in (simulated or {}).get('checked', []) if r.get('goal', True)]
+    if of:
+        off = [abs(r['off']) for r in of]
+        goal(lines, 'simulation against measured, 128 MiB chunks', 'within 15 %', f'{100 * max(off):.0f} % at worst, '
+             f'{sum(o <= .15 for o in off)} of {len(off)} rows within', max(off) <= .15, 'see the page on scaling')
+    cost = results('include_cost')
+    if cost:
+        of = [r['ratio'] for r in cost['rows'] if r['case'] == 'unshard.hpp' or r['case'] == 'unshard/unshard.hpp']
+        if of:
+            goal(lines, "including `unshard/unshard.hpp` / nlohmann's `json.hpp`, both compilers", '≤ 0.45',
+                 f'{min(of):.2f} to {max(of):.2f}', max(of) <= .45,
+                 'three quarters are not the standard headers but our classes: most of the time goes to instantiating what '
+                 'classes that are no templates need when they are parsed (`g++ -ftime-report`, `clang++ -ftime-trace`)')
     to.add('## The goals', table(['', 'goal', 'found', 'met', ''], lines, ['---', '---', '---', '---', '---']))
 
 
@@ -250,6 +280,77 @@ def mpi(to):
                       for r in result['rows']]))
 
 
+def planners(to):
+    result, peers = results('plan'), results('plan_peers')
+    if result is None:
+        return to.missing('Planning', 'benchmarks/run full --save')
+    to.add('## Planning', where(result), 'Warm, one thread, handles whose layout comes by reference. `qwen` repeats the '
+           'shapes of Qwen3-30B-A3B, `mixed` is log-uniform from 4 KiB to 128 MiB, `tight` lies between 0.26 and 0.52 '
+           'budgets, the hard case; in a budget of 256 MiB.')
+    ways = sorted({r['way'] for r in result['rows']})
+    lists = ('qwen', 'mixed', 'tight')
+    figure, panels = plt.subplots(1, 3, figsize=(10, 3.2), sharey=True)
+    for axes, name in zip(panels, lists):
+        for way in ('in order', 'cut anywhere', 'best fit'):
+            of = [r for r in rows(result, sizes=name, way=way, layout='any_layout')]
+            axes.plot([r['handles'] for r in of], [r['time_us'] / 1e3 for r in of], marker='o', ms=3, label=way)
+        for peer, style in (('torch bucket assignment', ':'), ('greedy in order, Python', ':'), ('binpacking', '--'),
+                            ('prtpy first fit decreasing', '--')):
+            of = [r for r in (peers or {'rows': []})['rows'] if r['sizes'] == name and r['planner'] == peer and 'time_us' in r]
+            if of:
+                axes.plot([r['handles'] for r in of], [r['time_us'] / 1e3 for r in of], style, lw=1, label=peer)
+        log_axes(axes, f'parameters, {name}', 'ms' if name == 'qwen' else '')
+        axes.set_yscale('log')
+    panels[-1].legend(fontsize=7)
+    figure.tight_layout()
+    to.picture(figure, 'planners', 'Planning time over the number of parameters')
+    big = [r for r in result['rows'] if r['handles'] == 1_000_000]
+    to.add(table(['10^6 parameters', 'layout', 'way', 'time', 'ns each', 'a loop that asks for sizes only', 'chunks / bound'],
+                 [[r['sizes'], f"`{r['layout']}`", r['way'], seconds(r['time_us']), f"{r['ns_each']:.0f}",
+                   seconds(r['touch_us']), f"{r['over_bound']:.3f}"] for r in big],
+                 ['---', '---', '---', '--:', '--:', '--:', '--:']))
+    best = [r for r in result['rows'] if r['sizes'] not in lists and r['way'] in ('in order', 'best fit')]
+    models = sorted({(r['sizes'], r['budget']) for r in best})
+    by = {(r['sizes'], r['budget'], r['way'], r['layout']): r for r in best}
+    to.add('### On real models', 'Chunks over the lower bound; `share` is the largest parameter over a chunk.',
+           table(['model', 'parameters', 'budget', 'share', 'in order', 'best fit', 'best fit takes'],
+                 [[name, by[name, budget, 'best fit', 'any_layout']['handles'], size(budget),
+                   f"{by[name, budget, 'best fit', 'any_layout']['share']:.2f}"]
+                  + [f"{by[name, budget, way, 'any_layout']['over_bound']:.3f}" for way in ('in order', 'best fit')]
+                  + [seconds(by[name, budget, 'best fit', 'any_layout']['time_us'])]
+                  for name, budget in models if (name, budget, 'best fit', 'any_layout') in by
+                  and (name, budget, 'in order', 'any_layout') in by]))
+    if peers:
+        to.add('### What a user would reach for', f"`{peers['command']}`. Chunks over the lower bound, in brackets how many "
+               'of them are over the budget; empty where it took over 10 s or was not tried.')
+        counts = sorted({(r['sizes'], r['handles']) for r in peers['rows']}, key=lambda k: (k[1], k[0]))
+        names = list(dict.fromkeys(r['planner'] for r in peers['rows']))
+
+        def cell(r):
+            if r is None or 'time_us' not in r:
+                return ''
+            over = f" ({r['over_budget']})" if r['over_budget'] else ''
+            return f"{r['chunks'] / r['bound']:.2f}{over}, {seconds(r['time_us'])}"
+        at = {(r['planner'], r['sizes'], r['handles']): r for r in peers['rows']}
+        to.add(table(['planner'] + [f'{s}, {n:,}' for s, n in counts],
+                     [[name] + [cell(at.get((name, s, n))) for s, n in counts] for name in names]))
+
+
+def including(to):
+    result = results('include_cost')
+    if result is None:
+        return to.missing('What including costs', 'benchmarks/run full --save')
+    to.add('## What including costs', f"`{result['command']}` at `{result['revision']}`, load {result['load']:.2f} at the "
+           'start; user time, alternating, medians; an object is `-O2 -c`.')
+    kinds = list(dict.fromkeys((r['compiler'], r['step']) for r in result['rows']))
+    cases = list(dict.fromkeys(r['case'] for r in result['rows']))
+    at = {(r['compiler'], r['step'], r['case']): r for r in result['rows']}
+    to.add(table(['', 'lines'] + [f'{c}, {s}' for c, s in kinds],
+                 [[case, next(r['lines'] for r in result['rows'] if r['case'] == case)]
+                  + [f"{at[c, s, case]['ms']:.0f} ms ({at[c, s, case]['ratio']:.2f})" if (c, s, case) in at else ''
+                     for c, s in kinds] for case in cases]), 'In brackets: over nlohmann\'s `json.hpp`.')
+
+
 def devices(to):
     figures = RESULTS / 'gpu.txt'  # build/gpu/figures.txt, as tests/gpu/run left it
     if figures.exists():
@@ -269,6 +370,8 @@ def main(out):
     goals(to)
     threads(to)
     mpi(to)
+    planners(to)
+    including(to)
     devices(to)
     to.write()
 
