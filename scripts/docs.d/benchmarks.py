@@ -270,7 +270,10 @@ def growth(to, result):
         axes.plot([r[key] for r in of], [r['time_us'] / 1e3 for r in of], marker='o', ms=3, label='ours')
         axes.plot([r[key] for r in of], [r['floor_us'] / 1e3 for r in of], marker='o', ms=3, label='the copies alone')
         log_axes(axes, label, 'ms')
-        axes.set_yscale('log')
+        if what == 'growth, parameters':
+            axes.set_yscale('log')
+        else:
+            axes.set_ylim(bottom=0)
     panels[0].legend()
     figure.tight_layout()
     first = rows(result, what='growth, ranks')[0]
@@ -326,7 +329,7 @@ def planners(to):
                 axes.plot([r['handles'] for r in of], [r['time_us'] / 1e3 for r in of], style, lw=1, label=peer)
         log_axes(axes, f'parameters, {name}', 'ms' if name == 'qwen' else '')
         axes.set_yscale('log')
-    panels[-1].legend(fontsize=7)
+    panels[-1].legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))
     figure.tight_layout()
     to.picture(figure, 'planners', 'Planning time over the number of parameters')
     big = [r for r in result['rows'] if r['handles'] == 1_000_000]
