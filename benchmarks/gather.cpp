@@ -334,13 +334,13 @@ int main(int argc, char** argv) {
   }
   for (const int n : ranks) {
     if (!wanted.contains("layouts")) break;
-    for (const auto& [name, layout] : layouts_of(chunk, n)) {
+    for (const auto& named : layouts_of(chunk, n)) {
       for (const residency on : {root(0), every_rank}) {
         for_each_access([&](auto access) {
           options o = plain;
           o.on = on;
-          const std::string what = name + " " + std::string(access.name) + (on.all() ? " everywhere" : " root");
-          table.add(against_floor(what, access, {layout}, o, effort));
+          const std::string what = named.first + " " + std::string(access.name) + (on.all() ? " everywhere" : " root");
+          table.add(against_floor(what, access, {named.second}, o, effort));
         });
       }
     }

@@ -178,7 +178,7 @@ TEST_CASE("unwritten_piece: any size from 16 bytes on; none where a 64th was wri
     for (const index_t bytes : {15, 16, 17, 23, 24, 25, 1023, 1024, 1087, 4096, 100'003}) {
       std::vector<std::byte> before(3), shard(static_cast<std::size_t>(bytes));
       views list{{"before", replicated({3}, 1), 1, before}, {"piece", replicated({bytes}, 1), 1, shard}};
-      for (const std::size_t alignment : {1, 128}) {
+      for (const std::size_t alignment : {std::size_t{1}, std::size_t{128}}) {
         const auto run = [&](auto body) {
           for (auto& chunk : chunks(list, comm, overwrite, {.budget = MiB, .alignment = alignment}))
             body(chunk[1].bytes());
