@@ -253,3 +253,18 @@ TEST_CASE("make_plan: ten real models at real size, each packing and cut") {
     CHECK(small.summary().peak <= total / 100);
   }
 }
+
+TEST_CASE("make_plan: sizes next to the largest number are cut, not overflown, and any budget will do") {
+  constexpr auto most = static_cast<std::size_t>(std::numeric_limits<index_t>::max());
+  const std::vector<item> list{{.n = std::numeric_limits<index_t>::max() - 255, .size = 1}};
+  for (const packing p : {packing::in_order, packing::best_fit}) {
+    options o{.budget = most - 511, .packing = p, .cut = cut::oversized};
+    const chunk_plan two = make_plan(list, o);
+    CHECK(two.chunks() == 2);
+    check_plan(list, two, o);
+    o.budget = std::numeric_limits<std::size_t>::max();
+    const chunk_plan one = make_plan(list, o);
+    CHECK(one.chunks() == 1);
+    check_plan(list, one, o);
+  }
+}

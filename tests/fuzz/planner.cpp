@@ -87,7 +87,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   o.cut = static_cast<cut>(in.number(0, 2));
   o.alignment = in.byte() < 250 ? std::size_t{1} << in.number(0, 12) : static_cast<std::size_t>(in.size(INT64_MAX));
   o.in_flight = static_cast<int>(in.number(in.byte() < 250 ? 1 : -2, 4));
-  o.budget = static_cast<std::size_t>(in.number(0, in.byte() < 200 ? 100'000 : INT64_MAX));
+  o.budget = static_cast<std::size_t>(in.number(0, in.byte() < 200 ? 100'000 : -1));  // -1: any
   const capabilities c{.regions = in.byte() < 128,
                        .max_operations = static_cast<std::size_t>(in.number(0, 9)),
                        .max_bytes = 0,

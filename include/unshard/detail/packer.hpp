@@ -188,9 +188,10 @@ class packer {
       return;
     }
     const auto fit = static_cast<index_t>(capacity_ / u.element_size);
-    for (index_t first = 0; first < u.elements; first += fit) {
+    for (index_t first = 0; first < u.elements;) {
       const index_t count = std::min(fit, u.elements - first);
       items_.push_back({u.begin, u.end, static_cast<std::size_t>(count) * u.element_size, first, count});
+      first += count;
     }
   }
 
