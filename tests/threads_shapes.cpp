@@ -49,3 +49,29 @@ TEST_CASE("threads_communicator: long strided messages are cut anywhere, in the 
     CHECK(target.all() == expected);
   }
 }
+
+TEST_CASE(
+    "threads_communicator: a batch so large that it goes around the caches arrives whole, in rows of any length") {
+  constexpr std::size_t total = detail::threads_work::streams_from + 4097;
+  const bytes source = pattern(total, 3);
+  for (const std::size_t row : {std::size_t{1000}, std::size_t{63}, std::size_t{4096}, total}) {
+    CAPTURE(row);
+    const std::size_t gap = row == total ? 0 : 5;
+    const std::size_t rows = total / row;
+    bytes target((row + gap) * rows + 1, std::byte{0xee});
+    bytes expected = target;
+    for (std::size_t i = 0; i < rows; ++i)
+      std::copy_n(source.data() + i * row, row, expected.data() + 1 + i * (row + gap));
+    const const_region from{source.data(), {static_cast<index_t>(rows * row)}, {1}};
+    const region to{target.data() + 1,
+                    {static_cast<index_t>(rows), static_cast<index_t>(row)},
+                    {static_cast<index_t>(row + gap), 1}};
+    run_ranks(2, [&](threads_communicator& c) {
+      threads_batch b = c.open_batch();
+      if (c.rank() == 0) b.send({&from, 1}, 1);
+      if (c.rank() == 1) b.recv({&to, 1}, 0);
+      c.launch(std::move(b)).wait(0);
+    });
+    CHECK((target == expected));  // not printed
+  }
+}

@@ -45,7 +45,13 @@ PIECES = {
         'detail/chunk_maker',
         'detail/session',
     ],
-    'comm/threads': ['detail/kept_regions', 'detail/threads_batch', 'detail/threads_failure', 'detail/threads_engine'],
+    'comm/threads': [
+        'detail/kept_regions',
+        'detail/stream_copy',
+        'detail/threads_batch',
+        'detail/threads_failure',
+        'detail/threads_engine',
+    ],
     'comm/mpi': ['detail/pacer', 'detail/region_hull'],
     'comm/nccl': [
         'detail/paired_regions',

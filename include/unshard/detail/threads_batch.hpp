@@ -7,6 +7,7 @@
 #include <string>
 #include <unshard/communicator.hpp>
 #include <unshard/detail/kept_regions.hpp>
+#include <unshard/detail/stream_copy.hpp>
 #include <utility>
 #include <vector>
 
@@ -51,6 +52,7 @@ struct threads_segment {
   kept_position<const_region> from;
   kept_position<region> to;
   std::size_t bytes = 0;
+  bool streams = false;  // around the caches
 
   void copy() const {
     kept_cursor<const_region> source(from);
@@ -62,11 +64,13 @@ struct threads_segment {
       const index_t to_stride = target.stride(run);
       const std::byte* in = source.data();
       std::byte* out = target.data();
-      for (std::size_t i = 0; i < rows; ++i, in += from_stride, out += to_stride) std::memcpy(out, in, run);
+      for (std::size_t i = 0; i < rows; ++i, in += from_stride, out += to_stride)
+        streams ? stream_copy(out, in, run) : static_cast<void>(std::memcpy(out, in, run));
       source.advance(rows, run);
       target.advance(rows, run);
       left -= rows * run;
     }
+    if (streams) stream_fence();
   }
 };
 
@@ -77,7 +81,11 @@ class threads_work {
   static constexpr int phases = 3;  // own copies, transfers, own copies
   static constexpr std::size_t largest_block = std::size_t{1} << 20;
   static constexpr std::size_t smallest_block = std::size_t{1} << 17;
+  /// Bytes of a batch from which on it goes around the caches: what was written first is gone from them by its end.
+  static constexpr std::size_t streams_from = std::size_t{1} << 25;
 
+  /// Begins a batch of `bytes`, all phases together.
+  void begin(std::size_t bytes) { streams_ = bytes >= streams_from; }
   /// Opens the next phase, of `bytes` in all, for so many threads.
   void begin_phase(std::size_t bytes, int workers) {
     bytes_ += bytes;
@@ -93,7 +101,7 @@ class threads_work {
       }
       // A rest that is not worth a seek goes along.
       const std::size_t part = bytes <= block_ + smallest_block / 4 ? bytes : block_;
-      segments_.push_back({from, to, part});
+      segments_.push_back({from, to, part, streams_});
       left_ -= part;
       block_ -= std::min(part, block_);
       bytes -= part;
@@ -153,6 +161,7 @@ class threads_work {
   std::size_t left_ = 0;             // bytes of the phase in no block yet
   std::size_t share_ = 1;
   std::size_t block_ = 0;  // room in the last block
+  bool streams_ = false;   // the batch does
 };
 
 /// What a pair of ranks disagrees about, for the message of a batch_mismatch.
@@ -221,6 +230,14 @@ std::string match_messages(std::size_t batch, const std::vector<threads_side>& s
 /// Cuts a matched batch into its three phases of blocks. Returns the first difference in words, or nothing.
 inline std::string plan_work(std::size_t batch, const std::vector<threads_side>& sides, int workers,
                              threads_work& work) {
+  std::size_t in_all = 0;
+  for (const threads_side& side : sides) {
+    for (const auto* list : {&side.before, &side.after}) {
+      for (const threads_side::own_copy& c : *list) in_all += c.to.bytes;
+    }
+    for (const threads_side::message& m : side.receives) in_all += m.list.bytes;
+  }
+  work.begin(in_all);
   const auto own_copies = [&](std::vector<threads_side::own_copy> threads_side::*list) {
     std::size_t bytes = 0;
     for (const threads_side& side : sides) {
