@@ -100,16 +100,26 @@ inline std::vector<int> witnesses(unshard::movement way, const group& g, pieces 
   for (const unshard::planned_piece& p : chunk) {
     if (p.elements == 0) continue;
     const unshard::any_layout& layout = list[p.parameter].layout();
-    for (int r : layout.ranks_of(p.first, p.elements)) {
-      load& l = loads[static_cast<std::size_t>(r)];
-      const auto held = static_cast<std::size_t>(unshard::detail::held_of(layout, r, p.first, p.elements)) *
+    for (int first : layout.ranks_of(p.first, p.elements)) {
+      if (layout.replica_of(first) != first) continue;
+      const unshard::rank_list same = layout.replicas_of(first);
+      const auto held = static_cast<std::size_t>(unshard::detail::held_of(layout, first, p.first, p.elements)) *
                         list[p.parameter].element_size();
-      l.held += held;
-      if (way == unshard::movement::write_back) continue;
-      const unshard::rank_list same = layout.replicas_of(r);
-      if (same[static_cast<int>(p.parameter % static_cast<std::size_t>(same.size()))] != r) continue;
-      l.sent += held * static_cast<std::size_t>(g.ranks - same.size());
-      l.sends = std::max(l.sends, static_cast<std::size_t>(g.ranks - same.size()));
+      std::vector<std::size_t> serves(static_cast<std::size_t>(same.size()), 0);
+      if (way == unshard::movement::gather) {
+        const auto until = [&](std::size_t i) {
+          return unshard::detail::ceil_div(static_cast<std::int64_t>(i) * g.ranks, same.size());
+        };
+        for (std::size_t i = 0; i < serves.size(); ++i) serves[i] = static_cast<std::size_t>(until(i + 1) - until(i));
+        for (int member : same)
+          --serves[static_cast<std::size_t>(unshard::detail::near_replica(same.size(), member, g.ranks))];
+      }
+      for (std::size_t i = 0; i < serves.size(); ++i) {
+        load& l = loads[static_cast<std::size_t>(same[static_cast<int>(i)])];
+        l.held += held;
+        l.sent += held * serves[i];
+        l.sends = std::max(l.sends, serves[i]);
+      }
     }
   }
   const auto most = [&](auto less) {

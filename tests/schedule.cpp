@@ -165,3 +165,21 @@ TEST_CASE("schedule: at 1,000 ranks a rank's cost is that of what it moves, in c
     CHECK(calls_of(1000, 0, m) <= 2 * calls_of(20, 0, m));
   }
 }
+
+TEST_CASE("schedule: where every rank gathers, replicas share the sends equally") {
+  for (const auto& [size, stride] : {std::pair(8, 1), std::pair(8, 8)}) {  // replicas 8 apart, and next to each other
+    const mesh_shard layout({64, 4}, {{0, size, stride}}, 64);
+    for (int rank = 0; rank < 64; ++rank) {
+      schedule s(movement::gather, rank, 64, every_rank, {});
+      s.add({0, 0, 256, 0, 1024}, layout);
+      s.finish();
+      int sends = 0, receives = 0;
+      s.for_each_transfer([&](const scheduled_transfer& t) {
+        sends += t.kind == transfer_kind::send;
+        receives += t.kind == transfer_kind::recv;
+      });
+      CHECK(receives == 7);
+      CHECK(sends <= 8);  // of 448 in all, 7 a rank; one more where a rank serves none of its own replicas
+    }
+  }
+}

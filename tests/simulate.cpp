@@ -165,12 +165,12 @@ TEST_CASE("simulate: the ranks that it looks at include the busiest") {
   }
   CHECK(left_out > 1000);
 
-  // Rank 4 is the second of four replicas, whose turn it is: it sends most, though others hold more and send to more.
-  const auto list = sized({flat_shard({3}, 16), mesh_shard({8, 6}, {{0, 4, 1}}, 16)});
+  // Rank 5 owns little and sends it to all: with its share of what four replicas hold it sends most.
+  const auto list = sized({owned({3}, 5, 16), mesh_shard({8, 6}, {{0, 4, 1}}, 16)});
   const simulation::group g{16, 4, every_rank};
   const chunk_plan plan = make_plan(list, {.budget = 512});
   const auto some = simulation::move_all(plan, list, movement::gather, g, round_numbers(4), 0);
-  CHECK(some.sent_most == 12 * 48);
+  CHECK(some.sent_most == 15 * 12 + 3 * 48);
 }
 
 TEST_CASE("simulate: seconds are sums over the busiest port, the hosts' cores, the votes and the body") {

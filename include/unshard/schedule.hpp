@@ -85,6 +85,16 @@ constexpr collectives collectives_of() {
           batch_with_scatter<Batch>};
 }
 
+namespace detail {
+
+/// Where every rank receives: which of so many replicas, in rank order, sends to `receiver`. Each serves an equal share
+/// of the ranks, those at its own place in their order.
+constexpr int near_replica(int replicas, int receiver, int ranks) {
+  return static_cast<int>(index_t{receiver} * replicas / ranks);
+}
+
+}  // namespace detail
+
 /// This rank's part in moving one chunk. Filled by `add`, piece by piece, the same pieces on every rank; `finish` then
 /// groups the runs: at most one message for each pair of ranks (for engines without regions, one for each set of
 /// replicas that share it), and cuts them into batches at the same transfers on both ends.
@@ -228,7 +238,7 @@ class schedule {
     }
     if (!holds_some(p, layout)) return;
     const rank_list group = replicas(p, layout, rank_);
-    if (group.contains(on_.root()) || source(p, group) != rank_) return;
+    if (group.contains(on_.root()) || source(p, group, on_.root()) != rank_) return;
     for_each_run(p, layout, rank_, true, false, [&](std::uint32_t r) { sends_.push_back({on_.root(), 0, r}); });
   }
 
@@ -239,9 +249,10 @@ class schedule {
     const std::size_t last = runs_.size();
     if (own > 0) {
       const rank_list group = replicas(p, layout, rank_);
-      if (source(p, group) == rank_ && group.size() < ranks_) {
+      if (group.size() < ranks_) {
         for (int peer = 0; peer < ranks_; ++peer) {
-          if (peer == rank_ || (group.contains(peer) && !shares_messages())) continue;
+          if (peer == rank_ || source(p, group, peer) != rank_) continue;
+          if (group.contains(peer) && !shares_messages()) continue;
           for (std::size_t r = first; r < last; ++r) sends_.push_back({peer, 0, static_cast<std::uint32_t>(r)});
         }
       }
@@ -255,7 +266,7 @@ class schedule {
     for (int holder : detail::ranks_of(layout, p.piece.first, p.piece.elements)) {
       if (detail::replica_of(layout, holder) != holder) continue;
       const rank_list group = replicas(p, layout, holder);
-      const int from = source(p, group);
+      const int from = source(p, group, rank_);
       const bool mine = group.contains(rank_);
       if (mine && (on_.root() == rank_ || !shares_messages() || from == rank_ || group.size() == ranks_)) continue;
       for_each_run(p, layout, holder, false, !mine, [&](std::uint32_t r) {
@@ -292,8 +303,11 @@ class schedule {
   static rank_list replicas(const part& p, const L& layout, int rank) {
     return detail::replicas_of(layout, rank, p.piece.first, p.piece.elements);
   }
-  /// Replicas take turns, by parameter.
-  static int source(const part& p, const rank_list& group) {
+  /// Which of some replicas sends to `receiver`. To a root they take turns, by parameter. Where every rank receives,
+  /// each serves the ranks near its own, so that many replicas share the work; but for engines without regions, for
+  /// which a part is packed once for all.
+  int source(const part& p, const rank_list& group, int receiver) const {
+    if (on_.all() && !shares_messages()) return group[detail::near_replica(group.size(), receiver, ranks_)];
     return group[static_cast<int>(p.piece.parameter % static_cast<std::size_t>(group.size()))];
   }
   /// A small number for the receivers of what `holder` holds; 0 where messages are not shared.
