@@ -155,7 +155,7 @@ def residency(to, f):
            "- **`read`: root is right** at any number of ranks. Under `every_rank` each holder sends its part to all others, so that the chunk "
            "takes as long as its busiest holder. Where a chunk is one whole parameter over all ranks, that is no more than a root receives. Where "
            f"few ranks hold a chunk (a cut parameter, a pipeline stage), these few send it all: {span(stage['time_s'])} against "
-           f"{span(single['time_s'])} for `experts`. Where parts have replicas, one of them sends to all: {span(copies['time_s'])} for `hybrid`.",
+           f"{span(single['time_s'])} for `experts`. Where parts have replicas, each serves the ranks near it: {span(copies['time_s'])} for `hybrid`.",
            "- **`read_write`** is the sum of both: every rank wins where shards are even, as it spares the write-back.")
 
 
