@@ -67,11 +67,17 @@ class manifest_reader {
   manifest_reader(std::istream& in, std::string_view where) : in_(in), where_(where) {}
 
   manifest read() {
-    std::string line;
-    while (std::getline(in_, line)) {
+    std::vector<char> room(64 * 1024);  // what has no ends of lines is no manifest, and must not be read whole
+    while (in_.getline(room.data(), static_cast<std::streamsize>(room.size()))) {
       ++line_;
-      if (!line.empty() && line.back() == '\r') line.pop_back();
+      const std::streamsize length = in_.gcount() - (in_.eof() ? 0 : 1);  // without the end of line
+      std::string_view line(room.data(), static_cast<std::size_t>(length));
+      if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
       if (!line.empty() && line.front() != '#') add(line);
+    }
+    if (!in_.eof() && !in_.bad()) {
+      ++line_;
+      fail("more than 64 KiB long; this is no manifest.");
     }
     if (in_.bad()) fail("the file can't be read to its end.");
     return std::move(list_);
@@ -93,7 +99,8 @@ class manifest_reader {
       rest.remove_prefix(tab + 1);
     }
     if (++count != fields)
-      fail(unshard::detail::concat(count, " fields; 5 are needed: name, dtype, shape, tied_to, missing."));
+      fail(unshard::detail::concat(count, count == 1 ? " field" : " fields",
+                                   "; 5 are needed, with tabs between: name, dtype, shape, tied_to, missing."));
 
     const auto [name, dtype, shape, tied_to, missing] = field;
     if (name.empty() || std::any_of(name.begin(), name.end(), is_control))
@@ -120,7 +127,7 @@ class manifest_reader {
       if (dims == std::size(sizes)) wrong("more than 8 dimensions");
       const auto [next, failure] = std::from_chars(at, end, sizes[dims]);
       if (failure == std::errc::result_out_of_range) wrong("an extent exceeds 2^63 - 1");
-      if (failure != std::errc{} || sizes[dims] < 0) wrong("an extent is not a number");
+      if (failure != std::errc{} || sizes[dims] < 0) wrong("an extent is not a number, or below 0");
       ++dims;
       at = next;
       if (at == end) break;

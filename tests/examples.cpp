@@ -46,6 +46,7 @@ TEST_CASE("read_manifest: names, types, shapes, ties and what is missing; commen
 TEST_CASE("read_manifest: a malformed line is an error that has its number and says what is wrong") {
   const std::pair<const char*, const char*> lines[] = {
       {"a\tbfloat16\t3", "3 fields; 5 are needed"},
+      {"a", "1 field; 5 are needed"},
       {"a\tbfloat16\t3\t\t0\t", "6 fields"},
       {"\tbfloat16\t3\t\t0", "name is empty"},
       {"a\x1b[2J\tbfloat16\t3\t\t0", "can't be printed"},
