@@ -39,8 +39,11 @@ std::vector<tensor> read_sharded(const std::filesystem::path& index) {
   for (const placed_tensor& placed : read_index(in, what)) {
     auto [file, fresh] = files.try_emplace(placed.file);
     if (fresh) {
-      for (tensor& t : read_safetensors_file(index.parent_path() / placed.file))
-        file->second.emplace(t.name, std::move(t));
+      const std::filesystem::path path = index.parent_path() / placed.file;
+      std::error_code ignored;
+      if (!std::filesystem::exists(path, ignored))
+        throw unreadable(concat(what, ": its file ", printable(placed.file), " is not beside it. Fetch that, too."));
+      for (tensor& t : read_safetensors_file(path)) file->second.emplace(t.name, std::move(t));
     }
     const auto found = file->second.find(placed.name);
     if (found == file->second.end())
@@ -61,7 +64,8 @@ std::vector<tensor> read_model(const std::filesystem::path& file) {
     throw unreadable(concat(what, ": is a folder. Name a manifest, a .safetensors file or an index (.json)."));
   if (file.extension() == ".safetensors") return read_safetensors_file(file);
   if (file.extension() == ".json") return read_sharded(file);
-  if (file.extension() == ".gz") throw unreadable(concat(what, ": is compressed. Unpack it first."));
+  if (file.extension() == ".gz")
+    throw unreadable(concat(what, ": is compressed. Unpack it first, or say <(zcat FILE) in a shell that can."));
   std::ifstream in = open(file, what);
   return read_manifest(in, what);
 }

@@ -96,9 +96,9 @@ void print_svg(std::ostream& out, const report& r, const request& what) {
       << (r.chunks.size() == 1 ? " chunk" : " chunks") << " of at most " << short_bytes(r.capacity) << " instead of "
       << short_bytes(r.summary.bytes) << " at once</text>\n"
       << "<text x='" << left << "' y='42'>" << escaped(std::filesystem::path(what.model).filename().string()) << ", "
-      << r.tensors.size() << " tensors; " << name_of(what.options.packing) << ", cut " << name_of(what.options.cut)
-      << "; " << static_cast<int>(r.summary.utilisation * 100 + 0.5) << " % full, peak " << short_bytes(r.summary.peak)
-      << "</text>\n";
+      << r.tensors.size() << (r.tensors.size() == 1 ? " tensor; " : " tensors; ") << name_of(what.options.packing)
+      << ", cut " << name_of(what.options.cut) << "; " << percent(r.summary.utilisation) << " % full, peak "
+      << short_bytes(r.summary.peak) << "</text>\n";
 
   const std::size_t label_every = height >= 14 ? 1 : height >= 7 ? 5 : 50;
   for (std::size_t i = 0; i < rows; ++i) {

@@ -95,7 +95,9 @@ report make_report(std::vector<tensor> model, const request& what) {
   r.model_bytes = bytes_of(model);
   r.tensors = what.only_missing ? only_missing(model) : std::move(model);
   if (r.tensors.empty())
-    throw unreadable(concat(what.model, what.only_missing ? ": no tensor is marked missing." : ": lists no tensor."));
+    throw unreadable(concat(printable(what.model), what.only_missing
+                                                       ? ": marks no tensor as missing. Leave out --missing."
+                                                       : ": lists no tensor."));
 
   std::vector<sized_parameter> handles;
   handles.reserve(r.tensors.size());
@@ -126,7 +128,8 @@ report make_report(std::vector<tensor> model, const request& what) {
 
 void print_table(std::ostream& out, const report& r, const request& what) {
   const unshard::plan_summary& s = r.summary;
-  out << what.model << ": " << r.model_tensors << " tensors, " << short_bytes(r.model_bytes);
+  out << what.model << ": " << r.model_tensors << (r.model_tensors == 1 ? " tensor, " : " tensors, ")
+      << short_bytes(r.model_bytes);
   if (what.only_missing) out << "; planned: the " << r.tensors.size() << " missing ones, " << short_bytes(s.bytes);
   out << "\n\n";
   const auto line = [&out](const char* label) -> std::ostream& { return out << std::left << std::setw(17) << label; };
@@ -135,7 +138,7 @@ void print_table(std::ostream& out, const report& r, const request& what) {
   line("one gather") << short_bytes(s.bytes) << " on every rank that holds it\n";
   line("this plan") << s.chunks << (s.chunks == 1 ? " chunk" : " chunks") << " of at most " << short_bytes(r.capacity)
                     << " (lower bound " << s.lower_bound << "), " << name_of(what.options.packing) << ", cut "
-                    << name_of(what.options.cut) << ", " << static_cast<int>(s.utilisation * 100 + 0.5) << " % full\n";
+                    << name_of(what.options.cut) << ", " << percent(s.utilisation) << " % full\n";
   line("peak") << short_bytes(s.peak) << (what.every_rank ? " on every rank\n" : " on rank 0, nothing on the others\n");
   line("smallest budget") << r.least_whole << " (" << short_bytes(r.least_whole) << ") with every tensor whole, "
                           << r.least_cut << " with --cut oversized\n\n";
@@ -148,9 +151,9 @@ void print_table(std::ostream& out, const report& r, const request& what) {
       out << "   ...  (" << r.chunks.size() - head - 1 << " more; --json lists all)\n";
     }
     const chunk& c = r.chunks[i];
-    const auto fill = r.capacity == 0 ? 0.0 : 100.0 * static_cast<double>(c.bytes) / static_cast<double>(r.capacity);
+    const auto fill = r.capacity == 0 ? 0.0 : static_cast<double>(c.bytes) / static_cast<double>(r.capacity);
     out << std::right << std::setw(6) << i << std::setw(8) << c.pieces.size() << std::setw(13) << short_bytes(c.bytes)
-        << std::setw(5) << static_cast<int>(fill + 0.5) << " %  ";
+        << std::setw(5) << percent(fill) << " %  ";
     if (!c.pieces.empty()) {
       const unshard::planned_piece& p = c.pieces.front();
       out << printable(r.tensors[p.parameter].name);
@@ -202,6 +205,8 @@ std::string short_bytes(std::size_t bytes) {
   const std::size_t open = text.find('(');
   return open == std::string::npos ? text + " B" : text.substr(open + 1, text.size() - open - 2);
 }
+
+int percent(double share) { return share < 1 ? std::min(99, static_cast<int>(share * 100 + 0.5)) : 100; }
 
 const char* name_of(unshard::packing p) { return p == unshard::packing::in_order ? "in_order" : "best_fit"; }
 const char* name_of(unshard::cut c) {

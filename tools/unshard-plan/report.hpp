@@ -49,6 +49,8 @@ void print_svg(std::ostream& out, const report& r, const request& what);
 
 /// "9.0 GiB".
 std::string short_bytes(std::size_t bytes);
+/// Rounded, but 100 only for what is full.
+int percent(double share);
 const char* name_of(unshard::packing p);
 const char* name_of(unshard::cut c);
 

@@ -134,7 +134,7 @@ class header_reader : public json_events {
       t.element_size = 1;
       const int last = t.shape.dims() - 1;
       if (last < 0 || unshard::detail::checked_mul(t.shape[last], bits) % 8 != 0)
-        fail(here(), ": rows of dtype ", t.dtype, " that are no whole bytes.");
+        fail(here(), ": its rows of dtype ", t.dtype, " are no whole number of bytes.");
       t.shape[last] = t.shape[last] * bits / 8;
     }
     const auto size = static_cast<unshard::index_t>(t.element_size);

@@ -209,7 +209,7 @@ TEST_CASE("read_model: an index takes each tensor from the header of its file, i
   CHECK_THROWS_WITH_AS(read_model(f.write("bad.json", R"({"weight_map":{"z":"one.safetensors"}})")),
                        doctest::Contains("whose header has no such name"), unreadable);
   CHECK_THROWS_WITH_AS(read_model(f.write("gone.json", R"({"weight_map":{"z":"none.safetensors"}})")),
-                       doctest::Contains("can't be opened"), unreadable);
+                       doctest::Contains("\"none.safetensors\" is not beside it"), unreadable);
   CHECK_THROWS_WITH_AS(read_model(f.path), doctest::Contains("is a folder"), unreadable);
   CHECK_THROWS_WITH_AS(read_model(f.path / "nothing"), doctest::Contains("there is no such file"), unreadable);
 }
@@ -282,6 +282,31 @@ TEST_CASE("unshard-plan: a wrong option or file is an error with a reason, not a
   CHECK(run(manifest("gpt2") + " --budget 1GiB --ranks 0").status > 100);
   CHECK(contains(run(manifest("gpt2") + " --budget 1GiB --layout dim:x").text, "--layout \"dim:x\": must be flat"));
   CHECK(contains(run(manifest("gpt2") + " --budget 1GiB --cut anywhere --packing best_fit").text, "in_order only"));
-  CHECK(contains(run(manifest("gpt2") + " --budget 1GiB --missing").text, "no tensor is marked missing"));
+  CHECK(contains(run(manifest("gpt2") + " --budget 1GiB --cut sometimes").text,
+                 "must be one of never|oversized|anywhere"));
+  CHECK(contains(run(manifest("gpt2")).text, "--budget (the bytes that a rank may hold, 8GiB say) is required"));
+  CHECK(contains(run(manifest("gpt2") + " --bugdet 1GiB").text, "--bugdet"));
+  CHECK(contains(run(manifest("gpt2") + " --budget 1GiB --missing").text, "marks no tensor as missing"));
   CHECK(run("nowhere.tsv --budget 1GiB").status == 1);
+}
+
+TEST_CASE(
+    "unshard-plan --budget: bytes with or without a unit, parts of one too; what may mean two things is refused") {
+  const auto capacity = [](const std::string& budget) {
+    const result r = run(manifest("gpt2") + " --json --budget " + budget);
+    REQUIRE_MESSAGE(r.status == 0, r.text);
+    return nlohmann::json::parse(r.text)["budget"].get<std::uint64_t>();
+  };
+  CHECK(capacity("300000000") == 300'000'000);
+  CHECK(capacity("1GiB") == 1'073'741'824);
+  CHECK(capacity("1.5GiB") == 1'610'612'736);
+  CHECK(capacity("\"1.25 GiB\"") == 1'342'177'280);
+  CHECK(capacity("2GB") == 2'000'000'000);
+  for (const char* wrong :
+       {"-5", "2G", "GiB", "1.5.5GiB", "0x10", "1e9", "\"\"", "9000000TiB", "9223372036854775808"}) {
+    const result r = run(manifest("gpt2") + " --budget " + wrong);
+    CAPTURE(r.text);
+    CHECK(r.status > 100);
+    CHECK((contains(r.text, "say bytes") || contains(r.text, "2^63 - 1") || contains(r.text, "--budget")));
+  }
 }
