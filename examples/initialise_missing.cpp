@@ -11,6 +11,7 @@
 #include <exception>
 #include <fstream>
 #include <map>
+#include <stdexcept>
 #include <string>
 #include <unshard/comm/threads.hpp>
 #include <unshard/unshard.hpp>
@@ -52,9 +53,9 @@ settings parse(CLI::App& app, int argc, char** argv) {
                  "a manifest that comes with it (minimax-m3, bert-base-classifier, gpt2), or a file");
   app.add_option("--ranks", s.ranks, "how many ranks, as threads")->check(CLI::Range(1, 1024));
   app.add_option("--budget", s.budget, "bytes that a rank may hold (5MiB, 2GiB, ...); default: 1/100 of the model")
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(CLI::AsSizeValue(true));
   app.add_option("--size", s.size, "scale the model to about so many bytes; default: 512MiB")
-      ->transform(CLI::AsSizeValue(false));
+      ->transform(CLI::AsSizeValue(true));
   app.add_option("--layout", s.layout, "who holds what: zero3, fsdp2, ragged, experts")
       ->transform(CLI::CheckedTransformer(layouts, CLI::ignore_case));
   app.add_option("--on", s.on_all, "who holds the chunks: root, all")
@@ -68,7 +69,11 @@ settings parse(CLI::App& app, int argc, char** argv) {
 
 manifest find_manifest(const std::string& model) {
   const std::string shipped = std::string(UNSHARD_MANIFESTS) + '/' + model + ".tsv";
-  const bool by_name = model.find_first_of("/.") == std::string::npos && std::ifstream(shipped).good();
+  const bool name = model.find_first_of("/.") == std::string::npos && !std::ifstream(model).good();
+  const bool by_name = name && std::ifstream(shipped).good();
+  if (name && !by_name)
+    throw std::runtime_error("--model " + model +
+                             ": neither a file nor one of minimax-m3, bert-base-classifier, gpt2.");
   return read_manifest(by_name ? shipped : model);
 }
 

@@ -58,8 +58,10 @@ class svg_chart {
       const int y = 54 + 20 * static_cast<int>(i);
       out_ << "<rect class=\"c" << i << " swatch\" x=\"" << left << "\" y=\"" << y - 10
            << "\" width=\"18\" height=\"10\"/>\n";
+      const double seconds = curves_[i].timeline->seconds();
       char time[48];
-      std::snprintf(time, sizeof time, ", %.2f s", curves_[i].timeline->seconds());
+      std::snprintf(time, sizeof time, seconds < 0.1 ? ", %.2f ms" : ", %.2f s",
+                    seconds < 0.1 ? seconds * 1e3 : seconds);
       text(left + 26, y, "", "start", curves_[i].label + ": peak " + readable(curves_[i].timeline->peak()) + time);
     }
     if (zoom) {
@@ -121,7 +123,7 @@ class svg_chart {
          << bottom << "\"/>\n";
     for (double at = 0; at <= seconds_; at += tick_step(seconds_)) {
       char label[32];
-      std::snprintf(label, sizeof label, "%g s", at);
+      std::snprintf(label, sizeof label, seconds_ < 0.1 ? "%g ms" : "%g s", seconds_ < 0.1 ? at * 1e3 : at);
       text(left + at / seconds_ * plot, bottom + 18, "soft", "middle", label);
     }
   }
