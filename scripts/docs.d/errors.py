@@ -102,7 +102,7 @@ def main():
             if kind == 'nothing':
                 page += [f'What {who} is told: nothing.', '']
                 continue
-            wrapped = '\n'.join(line for part in message.split('\n') for line in (textwrap.wrap(part, 104, subsequent_indent='    ', break_on_hyphens=False) or ['']))
+            wrapped = '\n'.join(line for part in message.split('\n') for line in (textwrap.wrap(part, 96, subsequent_indent='    ', break_on_hyphens=False) or ['']))
             kind = f'`{kind}`' if kind in types else kind
             page += [f'{who.capitalize()}: {kind}', '', '```text', wrapped, '```', '']
         if members:

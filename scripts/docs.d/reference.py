@@ -29,7 +29,7 @@ def public_headers():
     first = ['version', 'error', 'layout', 'parameter', 'communicator', 'memory', 'observe', 'options', 'plan',
              'schedule', 'agreement', 'gather', 'unshard']
     headers = [h.relative_to(LIB) for h in LIB.rglob('*.hpp') if 'detail' not in h.relative_to(LIB).parts]
-    rank = lambda h: (len(h.parts), first.index(h.stem) if h.stem in first else len(first), str(h))
+    rank = lambda h: (len(h.parts), first.index(h.stem) if str(h.parent) == '.' else 0, str(h))
     return sorted(headers, key=rank)
 
 
