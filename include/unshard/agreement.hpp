@@ -1,7 +1,6 @@
 #pragma once  // agreement.hpp: how the ranks make sure that they do the same thing, and all learn of a failure.
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -9,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <unshard/communicator.hpp>
+#include <unshard/detail/later.hpp>
 #include <unshard/error.hpp>
 #include <unshard/plan.hpp>
 #include <vector>
@@ -21,7 +21,7 @@ inline namespace v0 {
 template <communicator C>
 std::size_t agreed_budget(C& comm, std::size_t bytes, int timeout_ms = 600'000) {
   const std::uint64_t mine = bytes;
-  std::vector<std::uint64_t> all(static_cast<std::size_t>(comm.size()));
+  std::vector<detail::later<std::uint64_t, C>> all(static_cast<std::size_t>(comm.size()));
   comm.exchange(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)), timeout_ms);
   return static_cast<std::size_t>(*std::min_element(all.begin(), all.end()));
 }
@@ -107,6 +107,9 @@ class [[gnu::visibility("default")]] out_of_step : public plan_mismatch {
 /// The words between the ranks of one range or scope.
 template <communicator C>
 class agreement {
+  template <class T>
+  using vector = std::vector<later<T, C>>;
+
  public:
   static constexpr std::size_t message_bytes = 256;
 
@@ -166,12 +169,12 @@ class agreement {
   }
 
   /// One text of at most 255 bytes from every rank.
-  std::vector<std::string> tell(std::string_view mine) {
-    std::array<char, message_bytes> text{};
-    std::memcpy(text.data(), mine.data(), std::min(mine.size(), message_bytes - 1));
-    std::vector<char> all(message_bytes * words_.size());
+  vector<std::string> tell(std::string_view mine) {
+    char text[message_bytes] = {};
+    std::memcpy(text, mine.data(), std::min(mine.size(), message_bytes - 1));
+    vector<char> all(message_bytes * words_.size());
     comm_.exchange(std::as_bytes(std::span(text)), std::as_writable_bytes(std::span(all)), timeout_ms_);
-    std::vector<std::string> texts;
+    vector<std::string> texts;
     for (std::size_t r = 0; r < words_.size(); ++r) {
       const std::string_view from(all.data() + r * message_bytes, message_bytes);
       texts.emplace_back(from.substr(0, from.find('\0')));
@@ -195,7 +198,7 @@ class agreement {
     const auto number = [](const word& w) { return w.head & 0xffff'ffff'ffffULL; };
     say(word(stage::search, saying::done, parameters, asked));
     if (const int other = first_different(digest); other != 0) {
-      const std::vector<std::string> texts = tell(settings);
+      const vector<std::string> texts = tell(settings);
       throw plan_mismatch(concat("unshard: the ranks ask for different things: ",
                                  differing_items(texts[0], texts[static_cast<std::size_t>(other)]),
                                  " [rank 0 against rank ", other, "]. Give all ranks equal options and access."),
@@ -219,7 +222,7 @@ class agreement {
     } else {
       low = shortest;
     }
-    const std::vector<std::string> texts =
+    const vector<std::string> texts =
         tell(low < parameters ? describe(low) : concat("nothing: it has only ", parameters, " parameters"));
     throw plan_mismatch(concat("unshard: parameter ", low, " differs: ", texts[0], " [rank 0] against ",
                                texts[static_cast<std::size_t>(culprit)], " [rank ", culprit,
@@ -229,7 +232,7 @@ class agreement {
 
   C& comm_;
   int timeout_ms_;
-  std::vector<word> words_;
+  vector<word> words_;
 };
 
 }  // namespace detail

@@ -5,6 +5,7 @@
 #include <iterator>
 #include <new>
 #include <unshard/detail/basic_layouts.hpp>  // IWYU pragma: export
+#include <unshard/detail/box_layouts.hpp>    // IWYU pragma: export
 #include <unshard/detail/index_space.hpp>    // IWYU pragma: export
 #include <unshard/detail/mesh_layouts.hpp>   // IWYU pragma: export
 #include <utility>

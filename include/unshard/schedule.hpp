@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <unshard/communicator.hpp>
+#include <unshard/detail/later.hpp>
 #include <unshard/detail/strided.hpp>
 #include <unshard/plan.hpp>
 #include <utility>
@@ -99,12 +100,16 @@ constexpr int near_replica(int replicas, int receiver, int ranks) {
 /// groups the runs: at most one message for each pair of ranks (for engines without regions, one for each set of
 /// replicas that share it), and cuts them into batches at the same transfers on both ends.
 /// Over all ranks the sends match the receives, and every byte of every piece is written exactly once.
-class schedule {
+template <class Deferred>
+class basic_schedule {
+  template <class T>
+  using vector = std::vector<detail::later<T, Deferred>>;
+
  public:
   /// Engines' collectives are used for even shards of at least this many bytes a rank.
   static constexpr std::size_t collective_least = std::size_t{64} << 10;
 
-  schedule(movement direction, int rank, int ranks, residency on, const capabilities& c, const collectives& can = {})
+  basic_schedule(movement direction, int rank, int ranks, residency on, const capabilities& c, const collectives& can = {})
       : movement_(direction), rank_(rank), ranks_(ranks), on_(on), engine_(c), can_(can) {}
 
   /// The next piece of the chunk. Throws what the layout throws.
@@ -143,7 +148,7 @@ class schedule {
 
   std::size_t batches() const { return batches_; }                  ///< the same on every rank
   std::size_t chunk_bytes() const { return chunk_bytes_; }          ///< of the buffer that holds the chunk
-  const std::vector<scheduled_run>& runs() const { return runs_; }  ///< all of this rank
+  const vector<scheduled_run>& runs() const { return runs_; }  ///< all of this rank
   /// Where a run lies in the chunk.
   std::span<const detail::strided_block> blocks_of(const scheduled_run& r) const {
     return std::span(blocks_).subspan(r.first_block, r.blocks);
@@ -382,13 +387,13 @@ class schedule {
   }
 
   /// Entries in piece order become messages: by peer, then by key.
-  void group(std::vector<entry>& entries, transfer_kind kind) {
-    std::vector<entry> sorted;
+  void group(vector<entry>& entries, transfer_kind kind) {
+    vector<entry> sorted;
     if (std::is_sorted(entries.begin(), entries.end(),
                        [](const entry& a, const entry& b) { return a.peer < b.peer; })) {
       sorted.swap(entries);  // as on most ranks: all with the root
     } else {
-      std::vector<std::size_t> start(static_cast<std::size_t>(ranks_) + 1, 0);
+      vector<std::size_t> start(static_cast<std::size_t>(ranks_) + 1, 0);
       for (const entry& e : entries) ++start[static_cast<std::size_t>(e.peer) + 1];
       for (std::size_t r = 1; r < start.size(); ++r) start[r] += start[r - 1];
       sorted.resize(entries.size());
@@ -427,16 +432,17 @@ class schedule {
   std::size_t batches_ = 1;
   std::size_t rounds_a_batch_ = 0;
   std::size_t messages_a_batch_ = 0;
-  std::vector<scheduled_run> runs_;
-  std::vector<detail::strided_block> blocks_;
-  std::vector<std::uint32_t> copies_;
-  std::vector<entry> sends_;
-  std::vector<entry> recvs_;
-  std::vector<std::uint64_t> keys_;
-  std::vector<std::uint32_t> order_;
-  std::vector<message> messages_;
-  std::vector<collective> collectives_;
+  vector<scheduled_run> runs_;
+  vector<detail::strided_block> blocks_;
+  vector<std::uint32_t> copies_;
+  vector<entry> sends_;
+  vector<entry> recvs_;
+  vector<std::uint64_t> keys_;
+  vector<std::uint32_t> order_;
+  vector<message> messages_;
+  vector<collective> collectives_;
 };
+using schedule = basic_schedule<void>;  ///< the one there is; a template only so that who uses none pays for none
 
 }  // namespace v0
 }  // namespace unshard

@@ -11,7 +11,7 @@ import sys
 INCLUDE = pathlib.Path(__file__).parents[2] / 'include/unshard'
 
 LEVELS = [
-    {'version': [], 'detail/text': [], 'error': ['detail/text'], 'detail/checked': ['error']},
+    {'version': [], 'detail/text': [], 'error': ['detail/text'], 'detail/checked': ['error'], 'detail/later': []},
     {'layout': [], 'memory': [], 'observe': []},
     {'parameter': ['layout'], 'communicator': ['layout'], 'options': ['observe']},
     {'plan': ['parameter', 'options', 'communicator']},
@@ -31,7 +31,7 @@ HEADERS = {**CORE, **TESTING, **ENGINES, 'unshard': list(CORE)}
 
 # Parts of a header that grew too long; each may include those that stand before it on the line.
 PIECES = {
-    'layout': ['detail/index_space', 'detail/basic_layouts', 'detail/mesh_layouts'],
+    'layout': ['detail/index_space', 'detail/basic_layouts', 'detail/mesh_layouts', 'detail/box_layouts'],
     'plan': ['detail/best_fit', 'detail/packer'],
     'schedule': ['detail/strided'],
     'gather': [

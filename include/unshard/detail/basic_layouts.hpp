@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <unshard/detail/index_space.hpp>
+#include <unshard/detail/later.hpp>
 #include <utility>
 #include <vector>
 
@@ -143,25 +144,28 @@ class dim_shard {
 /// value. `offsets` has ranks + 1 entries, from 0 to the number of elements, not falling. Throws bad_layout.
 class ragged_shard {
  public:
-  ragged_shard(const extents& shape, std::vector<index_t> offsets) : shape_(shape), elements_(shape.elements()) {
-    if (offsets.size() < 2) throw bad_layout("ragged_shard: offsets are ranks + 1 cuts; at least 2 are needed.");
-    if (offsets.front() != 0 || offsets.back() != elements_)
-      throw bad_layout(detail::concat("ragged_shard: offsets go from ", offsets.front(), " to ", offsets.back(),
+  template <class Deferred = void>  // see detail/later.hpp
+  ragged_shard(const extents& shape, const std::vector<index_t>& offsets)
+      : shape_(shape), elements_(shape.elements()) {
+    const detail::later<std::vector<index_t>, Deferred>& cuts = offsets;
+    if (cuts.size() < 2) throw bad_layout("ragged_shard: offsets are ranks + 1 cuts; at least 2 are needed.");
+    if (cuts.front() != 0 || cuts.back() != elements_)
+      throw bad_layout(detail::concat("ragged_shard: offsets go from ", cuts.front(), " to ", cuts.back(),
                                       "; from 0 to ", elements_, " elements is needed."));
-    for (std::size_t r = 0; r + 1 < offsets.size(); ++r) {
-      if (offsets[r] > offsets[r + 1])
-        throw bad_layout(detail::concat("ragged_shard: offset ", r + 1, " is ", offsets[r + 1],
-                                        ", below the one before, ", offsets[r], '.'));
+    for (std::size_t r = 0; r + 1 < cuts.size(); ++r) {
+      if (cuts[r] > cuts[r + 1])
+        throw bad_layout(detail::concat("ragged_shard: offset ", r + 1, " is ", cuts[r + 1],
+                                        ", below the one before, ", cuts[r], '.'));
     }
-    offsets_ = detail::shared_table<index_t>(std::move(offsets));
+    offsets_ = detail::shared_table<index_t>(cuts.data(), cuts.size());
   }
   const extents& shape() const { return shape_; }
   extents space() const { return {elements_}; }
-  int ranks() const { return static_cast<int>(offsets_.values().size()) - 1; }
+  int ranks() const { return static_cast<int>(offsets_.size()) - 1; }
   box_list boxes_of(int rank) const { return box_list(box{{at(rank)}, {at(rank + 1) - at(rank)}}); }
   int replica_of(int rank) const {
     if (at(rank) != at(rank + 1)) return rank;
-    return static_cast<int>(std::ranges::lower_bound(offsets_.values(), at(rank)) - offsets_.values().begin());
+    return static_cast<int>(std::lower_bound(offsets_.begin(), offsets_.end(), at(rank)) - offsets_.begin());
   }
   rank_list replicas_of(int rank) const {
     const int first = replica_of(rank);
@@ -172,7 +176,7 @@ class ragged_shard {
   rank_list ranks_of(index_t first, index_t count) const {
     if (count <= 0) return {};
     std::vector<int> list;
-    auto r = static_cast<int>(std::ranges::upper_bound(offsets_.values(), first) - offsets_.values().begin()) - 1;
+    auto r = static_cast<int>(std::upper_bound(offsets_.begin(), offsets_.end(), first) - offsets_.begin()) - 1;
     for (; r < ranks() && at(r) < first + count; ++r) {
       if (at(r) < at(r + 1)) list.push_back(r);
     }
@@ -180,13 +184,13 @@ class ragged_shard {
   }
   std::uint64_t digest() const {
     std::uint64_t d = detail::mix(0x4a66ed, shape_);
-    for (index_t offset : offsets_.values()) d = detail::mix(d, offset);
+    for (index_t offset : offsets_) d = detail::mix(d, offset);
     return d;
   }
   friend bool operator==(const ragged_shard&, const ragged_shard&) = default;
 
  private:
-  index_t at(int i) const { return offsets_.values()[static_cast<std::size_t>(i)]; }
+  index_t at(int i) const { return offsets_[i]; }
 
   extents shape_;
   index_t elements_;

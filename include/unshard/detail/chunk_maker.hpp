@@ -5,6 +5,7 @@
 #include <span>
 #include <unshard/detail/buffers.hpp>
 #include <unshard/detail/fill.hpp>
+#include <unshard/detail/later.hpp>
 #include <unshard/detail/listed.hpp>
 #include <unshard/detail/piece.hpp>
 #include <unshard/detail/verify.hpp>
@@ -19,20 +20,24 @@ namespace detail {
 /// What is known of a chunk between its preparation and its commit.
 template <class C, class A>
 struct prepared_chunk {
+  template <class T>
+  using vector = std::vector<later<T, C>>;
   using byte = std::conditional_t<A::writes, std::byte, const std::byte>;
 
   std::size_t number = all_chunks;
   bool gathered = false;
   basic_chunk<byte> chunk;
-  std::vector<planned_piece> pieces;
-  std::vector<std::byte*> shards;
+  vector<planned_piece> pieces;
+  vector<std::byte*> shards;
   std::vector<batch_of<C>> gather, write_back;
-  std::vector<std::pair<strided_block, std::uint64_t>> replicated;  // own parts that others hold too, with weights
+  vector<std::pair<strided_block, std::uint64_t>> replicated;  // own parts that others hold too, with weights
 };
 
 /// Makes them, and looks at them again when the body has ended.
 template <class R, class C, class A, class M>
 class chunk_maker {
+  using schedule = later<unshard::schedule, C>;
+
  public:
   chunk_maker(listed_parameters<R, A>& listed, C& comm, const slot_buffers<M>& buffers)
       : listed_(listed), comm_(comm), buffers_(buffers) {}

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <span>
+#include <unshard/detail/later.hpp>
 #include <unshard/schedule.hpp>
 #include <vector>
 
@@ -20,6 +21,10 @@ struct chunk_memory {
 /// Fills one batch of a schedule. Throws what the engine throws; nothing moves.
 template <class Batch>
 class batch_filler {
+  using schedule = later<unshard::schedule, Batch>;
+  template <class T>
+  using vector = std::vector<later<T, Batch>>;
+
  public:
   batch_filler(const schedule& s, const chunk_memory& m) : schedule_(s), memory_(m) {}
 
@@ -105,7 +110,7 @@ class batch_filler {
 
   /// The regions of some runs, on the shard's side or on the chunk's. A run that is not kept has a region of its
   /// length all the same, so that it is staged.
-  void lists(std::span<const std::uint32_t> runs, bool in_shard, std::vector<region>& out) const {
+  void lists(std::span<const std::uint32_t> runs, bool in_shard, vector<region>& out) const {
     out.clear();
     for (std::uint32_t i : runs) {
       const scheduled_run& r = schedule_.runs_[i];
@@ -135,7 +140,7 @@ class batch_filler {
 
   /// A message, or those of its parts (of max_bytes each) that are in this batch.
   template <class M>
-  void transfer_parts(Batch& batch, const M& m, std::size_t number, const std::vector<region>& list) {
+  void transfer_parts(Batch& batch, const M& m, std::size_t number, const vector<region>& list) {
     const std::size_t count = parts(m);
     for (std::size_t part = 0; part < count; ++part) {
       if (schedule_.batch_of(m.peer, m.kind == transfer_kind::send, m.ordinal + part) != number) continue;
@@ -147,7 +152,7 @@ class batch_filler {
   }
 
   template <class M>
-  void transfer(Batch& batch, const M& m, const std::vector<region>& list) {
+  void transfer(Batch& batch, const M& m, const vector<region>& list) {
     if (m.kind == transfer_kind::send) {
       const_.assign(list.begin(), list.end());
       batch.send(std::span<const const_region>(const_), m.peer);
@@ -157,7 +162,7 @@ class batch_filler {
   }
 
   /// Bytes [from, to) of a list, into part_.
-  void cut(const std::vector<region>& list, std::size_t from, std::size_t to) {
+  void cut(const vector<region>& list, std::size_t from, std::size_t to) {
     part_.clear();
     std::size_t at = 0;
     for (const region& r : list) {
@@ -191,7 +196,7 @@ class batch_filler {
     batch.copy_after(std::span<const const_region>(const_), std::span<const region>(blocks_));
   }
 
-  void copy_before(Batch& batch, const std::vector<region>& from, std::span<const region> to) {
+  void copy_before(Batch& batch, const vector<region>& from, std::span<const region> to) {
     const_.assign(from.begin(), from.end());
     batch.copy_before(std::span<const const_region>(const_), to);
   }
@@ -217,10 +222,10 @@ class batch_filler {
 
   const schedule& schedule_;
   const chunk_memory& memory_;
-  std::vector<pack> packs_;
-  std::vector<region> list_, part_, one_, shards_, blocks_;
-  std::vector<const_region> const_;
-  std::vector<std::uint32_t> kept_;
+  vector<pack> packs_;
+  vector<region> list_, part_, one_, shards_, blocks_;
+  vector<const_region> const_;
+  vector<std::uint32_t> kept_;
 };
 
 }  // namespace detail

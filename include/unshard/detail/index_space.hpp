@@ -1,13 +1,14 @@
 #pragma once  // index_space.hpp: extents, boxes and row-major order; the small containers that layouts return.
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <concepts>
 #include <cstdint>
 #include <initializer_list>
+#include <new>
 #include <span>
 #include <string_view>
+#include <type_traits>
 #include <unshard/detail/checked.hpp>
 #include <utility>
 #include <vector>
@@ -124,43 +125,59 @@ constexpr index_t elements_before(const box& b, const extents& space, index_t in
   return before;
 }
 
-// Not std::ranges::equal, which costs a compiler ten times as much.
 template <class T>
-bool equal(std::span<const T> a, std::span<const T> b) {
-  return a.size() == b.size() && std::equal(a.begin(), a.end(), b.begin());
+bool equal(const T* a, const T* b, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) {
+    if (!(a[i] == b[i])) return false;
+  }
+  return true;
 }
 
-/// Values that the copies of a layout share; never changed once made.
+/// Values that the copies of a layout share; never changed once made. One block, its head before the values.
 template <class T>
 class shared_table {
+  static_assert(std::is_trivially_copyable_v<T>);
+
  public:
   shared_table() = default;
-  explicit shared_table(std::vector<T> values) : block_(new block{.uses = 1, .values = std::move(values)}) {}
-  shared_table(const shared_table& other) noexcept : block_(other.block_) {
-    if (block_ != nullptr) block_->uses.fetch_add(1, std::memory_order_relaxed);
+  shared_table(const T* values, std::size_t count) {
+    static_assert(alignof(T) <= alignof(head));
+    head_ = new (::operator new(sizeof(head) + count * sizeof(T))) head{{1}, count};
+    T* to = reinterpret_cast<T*>(head_ + 1);
+    for (std::size_t i = 0; i < count; ++i) new (static_cast<void*>(to + i)) T(values[i]);
   }
-  shared_table(shared_table&& other) noexcept : block_(std::exchange(other.block_, nullptr)) {}
+  shared_table(const shared_table& other) noexcept : head_(other.head_) {
+    if (head_ != nullptr) head_->uses.fetch_add(1, std::memory_order_relaxed);
+  }
+  shared_table(shared_table&& other) noexcept : head_(std::exchange(other.head_, nullptr)) {}
   shared_table& operator=(shared_table other) noexcept {
-    std::swap(block_, other.block_);
+    std::swap(head_, other.head_);
     return *this;
   }
   ~shared_table() {
-    if (block_ != nullptr && block_->uses.fetch_sub(1, std::memory_order_acq_rel) == 1) delete block_;
+    if (head_ != nullptr && head_->uses.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      head_->~head();
+      ::operator delete(head_);
+    }
   }
 
-  std::span<const T> values() const {
-    return block_ == nullptr ? std::span<const T>() : std::span<const T>(block_->values);
+  std::size_t size() const { return head_ == nullptr ? 0 : head_->count; }
+  const T* begin() const { return head_ == nullptr ? nullptr : reinterpret_cast<const T*>(head_ + 1); }
+  const T* end() const { return begin() + size(); }
+  template <std::integral I>
+  const T& operator[](I i) const {
+    return begin()[i];
   }
   friend bool operator==(const shared_table& a, const shared_table& b) {
-    return a.block_ == b.block_ || equal(a.values(), b.values());
+    return a.head_ == b.head_ || (a.size() == b.size() && equal(a.begin(), b.begin(), a.size()));
   }
 
  private:
-  struct block {
+  struct head {
     std::atomic<std::size_t> uses;
-    std::vector<T> values;
+    std::size_t count;
   };
-  block* block_ = nullptr;
+  head* head_ = nullptr;
 };
 
 inline void check_ranks(std::string_view who, int ranks) {
@@ -175,6 +192,7 @@ class box_list {
   box_list() = default;
   explicit box_list(const box& one) : one_(one), count_(1) {}
   explicit box_list(std::span<const box> kept) : kept_(kept.data()), count_(kept.size()) {}
+  box_list(const box* kept, std::size_t count) : kept_(kept), count_(count) {}
   const box* begin() const { return kept_ != nullptr ? kept_ : &one_; }
   const box* end() const { return begin() + count_; }
   std::size_t size() const { return count_; }

@@ -53,8 +53,8 @@ class listed_parameters {
   /// Layouts fit the communicator, shards are long enough, and nobody else has them open: else bad_layout, bad_shard,
   /// aliased_parameters, overlapping_scope. `only` one chunk's parameters are opened, or all.
   void check(const chunk_plan& plan, std::size_t only, bool verify) {
-    std::vector<shard_bytes> open;
-    std::vector<bool> used(only == all_chunks ? 0 : handles.size(), false);
+    std::vector<later<shard_bytes, R>> open;
+    std::vector<later<bool, R>> used(only == all_chunks ? 0 : handles.size(), false);
     if (!used.empty())
       plan.for_each_piece(
           only, [&](std::size_t p) { return size_at(p); }, [&](const planned_piece& p) { used[p.parameter] = true; });
@@ -158,7 +158,7 @@ class listed_parameters {
 
   int rank_;
   int ranks_;
-  open_scope scope_;
+  later<open_scope, R> scope_;
   layout_digests<layout_of<handle>> digests_;
   std::uint64_t digest_ = 0;
 };

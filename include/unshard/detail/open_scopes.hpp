@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <unshard/detail/later.hpp>
 #include <unshard/error.hpp>
 #include <vector>
 
@@ -20,17 +21,21 @@ struct shard_bytes {
 
 /// The shard bytes of one range or scope, known to all others of this program while it is open. Opening costs a sort
 /// of the list and one walk over the lists of every scope that is open.
-class open_scope {
+template <class Deferred>
+class basic_open_scope {
+  template <class T>
+  using vector = std::vector<later<T, Deferred>>;
+
  public:
-  open_scope() = default;
-  open_scope(const open_scope&) = delete;
-  open_scope& operator=(const open_scope&) = delete;
-  ~open_scope() { close(); }
+  basic_open_scope() = default;
+  basic_open_scope(const basic_open_scope&) = delete;
+  basic_open_scope& operator=(const basic_open_scope&) = delete;
+  ~basic_open_scope() { close(); }
 
   /// Throws aliased_parameters where the list overlaps itself, overlapping_scope where another scope has some of these
   /// bytes open and one of the two writes. `called(i)` names a parameter.
   template <class Called>
-  void open(std::vector<shard_bytes> bytes, bool writes, Called called) {
+  void open(vector<shard_bytes> bytes, bool writes, Called called) {
     std::sort(bytes.begin(), bytes.end(), [](const shard_bytes& a, const shard_bytes& b) { return a.from < b.from; });
     for (std::size_t i = 1; i < bytes.size(); ++i) {
       if (bytes[i].from < bytes[i - 1].to) {
@@ -44,7 +49,7 @@ class open_scope {
     bytes_ = std::move(bytes);
     writes_ = writes;
     const lock held;
-    for (const open_scope* other : all()) {
+    for (const basic_open_scope* other : all()) {
       if (!writes && !other->writes_) continue;
       if (const shard_bytes* common = first_common(*other)) {
         throw overlapping_scope(
@@ -80,12 +85,12 @@ class open_scope {
     }
   };
 
-  static std::vector<const open_scope*>& all() {
-    static std::vector<const open_scope*> scopes;
+  static vector<const basic_open_scope*>& all() {
+    static vector<const basic_open_scope*> scopes;
     return scopes;
   }
 
-  const shard_bytes* first_common(const open_scope& other) const {
+  const shard_bytes* first_common(const basic_open_scope& other) const {
     auto theirs = other.bytes_.begin();
     for (const shard_bytes& mine : bytes_) {
       while (theirs != other.bytes_.end() && theirs->to <= mine.from) ++theirs;
@@ -95,10 +100,11 @@ class open_scope {
     return nullptr;
   }
 
-  std::vector<shard_bytes> bytes_;
+  vector<shard_bytes> bytes_;
   bool writes_ = false;
   bool open_ = false;
 };
+using open_scope = basic_open_scope<void>;
 
 }  // namespace detail
 }  // namespace v0

@@ -420,7 +420,7 @@ class session {
   C& comm_;
   options options_;
   const chunk_plan* plan_;
-  std::vector<chunk_plan> made_;  // none, or the one that plan_ points to
+  std::vector<later<chunk_plan, R>> made_;  // none, or the one that plan_ points to
   slot_buffers<M> buffers_;
   agreement<C> words_;
 
