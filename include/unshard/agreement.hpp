@@ -1,6 +1,5 @@
 #pragma once  // agreement.hpp: how the ranks make sure that they do the same thing, and all learn of a failure.
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -23,7 +22,9 @@ std::size_t agreed_budget(C& comm, std::size_t bytes, int timeout_ms = 600'000) 
   const std::uint64_t mine = bytes;
   std::vector<detail::later<std::uint64_t, C>> all(static_cast<std::size_t>(comm.size()));
   comm.exchange(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)), timeout_ms);
-  return static_cast<std::size_t>(*std::min_element(all.begin(), all.end()));
+  std::uint64_t least = mine;
+  for (const std::uint64_t theirs : all) least = std::min(least, theirs);
+  return static_cast<std::size_t>(least);
 }
 
 namespace detail {

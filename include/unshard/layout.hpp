@@ -1,6 +1,5 @@
 #pragma once  // layout.hpp: which rank holds which part of a tensor. Index arithmetic only.
 
-#include <algorithm>
 #include <concepts>
 #include <iterator>
 #include <new>
@@ -185,7 +184,12 @@ template <shard_layout L>
 bool same_boxes(const L& l, int a, int b) {
   const auto& left = l.boxes_of(a);
   const auto& right = l.boxes_of(b);
-  return std::equal(std::begin(left), std::end(left), std::begin(right), std::end(right));
+  auto l_at = std::begin(left);
+  auto r_at = std::begin(right);
+  for (; l_at != std::end(left) && r_at != std::end(right); ++l_at, ++r_at) {
+    if (!(*l_at == *r_at)) return false;
+  }
+  return l_at == std::end(left) && r_at == std::end(right);
 }
 
 template <shard_layout L>

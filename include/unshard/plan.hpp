@@ -1,6 +1,5 @@
 #pragma once  // plan.hpp: handles and a budget in, a list of chunks out. Pure; moves and allocates no data.
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <iosfwd>
@@ -8,6 +7,7 @@
 #include <string>
 #include <unshard/communicator.hpp>
 #include <unshard/detail/packer.hpp>
+#include <unshard/detail/sort.hpp>
 #include <unshard/options.hpp>
 #include <unshard/parameter.hpp>
 #include <utility>
@@ -127,7 +127,7 @@ class chunk_plan {
   /// Of all layouts and element sizes, in order, with their ties.
   std::uint64_t digest() const { return digest_; }
   /// Handles that share an earlier one's identity: {index, index of the first}, rising.
-  std::span<const detail::tied_pair> ties() const { return ties_; }
+  std::span<const detail::tied_pair> ties() const { return {ties_.data(), ties_.size()}; }
   std::size_t parameters() const { return parameters_; }  ///< how many handles it was made from
 
   /// Calls visit(const planned_piece&) for every piece of chunk i, in the caller's order; size(index) gives a
@@ -149,9 +149,10 @@ class chunk_plan {
     }
     const detail::cut_point from = starts_[i];
     const detail::cut_point to = i + 1 < starts_.size() ? starts_[i + 1] : detail::cut_point{parameters_, 0};
-    auto tied = std::lower_bound(ties_.begin(), ties_.end(), detail::tied_pair(from.parameter, 0));
+    const auto tied_before = [&](std::size_t t) { return ties_[t].first < from.parameter; };
+    std::size_t tied = detail::first_not(ties_.size(), tied_before);
     for (std::size_t p = from.parameter; p < to.parameter || (p == to.parameter && to.first > 0); ++p) {
-      if (tied != ties_.end() && tied->first == p) {
+      if (tied < ties_.size() && ties_[tied].first == p) {
         ++tied;
         continue;
       }
@@ -163,6 +164,7 @@ class chunk_plan {
   }
 
   /// Whether no piece of its parameter, which has `elements`, comes after piece p of chunk i.
+  template <class Deferred = void>  // see detail/later.hpp
   bool ends_parameter(std::size_t i, const planned_piece& p, index_t elements) const {
     if (!starts_.empty() || p.elements == elements) return p.first + p.elements == elements;
     return packed_.ends(i, p.parameter, p.first);
@@ -188,7 +190,10 @@ class chunk_plan {
   template <parameter_range R>
   friend chunk_plan make_plan(R&& handles, const options& o, const unshard::capabilities& c);
 
-  chunk_plan(const options& o, const unshard::capabilities& c) : options_(o), engine_(c) { options_.observer = {}; }
+  template <class Deferred = void>  // see detail/later.hpp
+  chunk_plan(const options& o, const unshard::capabilities& c) : options_(o), engine_(c) {
+    options_.observer = {};
+  }
 
   options options_;
   unshard::capabilities engine_;
@@ -198,7 +203,7 @@ class chunk_plan {
   plan_summary summary_;
   std::vector<detail::tied_pair> ties_;
   std::vector<detail::cut_point> starts_;  // in order: where each chunk starts
-  detail::packed_chunks packed_;           // best_fit, where that is fewer
+  detail::packed_chunks<> packed_;           // best_fit, where that is fewer
 };
 
 namespace detail {
@@ -234,10 +239,10 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
   const std::size_t copies = detail::copies_of_a_chunk(o, c);
   plan.capacity_ = o.budget < c.staging ? 0 : (o.budget - c.staging) / copies & ~(o.alignment - 1);
 
-  detail::packer packer(o.alignment, plan.capacity_, o.cut != cut::never, o.cut == cut::anywhere,
+  detail::packer<> packer(o.alignment, plan.capacity_, o.cut != cut::never, o.cut == cut::anywhere,
                         o.packing == packing::best_fit);
   detail::layout_digests<detail::layout_of<handle>> digest;
-  detail::identities identities;
+  detail::identities<> identities;
   std::size_t index = 0;
   std::size_t bytes = 0;
   for (auto&& h : handles) {
@@ -257,7 +262,7 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
         throw bad_layout(detail::concat("make_plan: parameter ", detail::called(index, detail::name_of<handle>(h)),
                                         " has ", size, " bytes, and parameter ", first,
                                         ", with which it shares an identity, ", first_size, '.'));
-      plan.ties_.emplace_back(index, first);
+      plan.ties_.push_back({index, first});
       plan.digest_ = detail::mix(plan.digest_, static_cast<std::uint64_t>(first));
     } else {
       bytes = static_cast<std::size_t>(detail::checked_add(static_cast<index_t>(bytes), static_cast<index_t>(size)));

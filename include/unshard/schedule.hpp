@@ -1,11 +1,11 @@
 #pragma once  // schedule.hpp: the pieces of a chunk and their layouts in, this rank's transfers out. Moves nothing.
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <unshard/communicator.hpp>
 #include <unshard/detail/later.hpp>
+#include <unshard/detail/sort.hpp>
 #include <unshard/detail/strided.hpp>
 #include <unshard/plan.hpp>
 #include <utility>
@@ -322,7 +322,8 @@ class basic_schedule {
     const rank_list group = replicas(p, layout, holder);
     std::uint64_t digest = detail::mix(0x9e7, group.size());
     for (int r : group) digest = detail::mix(digest, r);
-    const auto key = static_cast<std::size_t>(std::find(keys_.begin(), keys_.end(), digest) - keys_.begin());
+    std::size_t key = 0;
+    while (key < keys_.size() && keys_[key] != digest) ++key;
     if (key == keys_.size()) keys_.push_back(digest);
     return static_cast<std::uint32_t>(key);
   }
@@ -389,8 +390,9 @@ class basic_schedule {
   /// Entries in piece order become messages: by peer, then by key.
   void group(vector<entry>& entries, transfer_kind kind) {
     vector<entry> sorted;
-    if (std::is_sorted(entries.begin(), entries.end(),
-                       [](const entry& a, const entry& b) { return a.peer < b.peer; })) {
+    std::size_t in_order = 1;
+    while (in_order < entries.size() && entries[in_order - 1].peer <= entries[in_order].peer) ++in_order;
+    if (in_order >= entries.size()) {
       sorted.swap(entries);  // as on most ranks: all with the root
     } else {
       vector<std::size_t> start(static_cast<std::size_t>(ranks_) + 1, 0);
@@ -401,9 +403,8 @@ class basic_schedule {
       entries = {};
     }
     if (keys_.size() > 1) {
-      std::stable_sort(sorted.begin(), sorted.end(), [](const entry& a, const entry& b) {
-        return std::pair(a.peer, a.key) < std::pair(b.peer, b.key);
-      });
+      detail::sort(sorted,
+                   [](const entry& a, const entry& b) { return a.peer != b.peer ? a.peer < b.peer : a.key < b.key; });
     }
     // Both ends number the sets of receivers as they come up, so the order of a pair's messages agrees.
     for (std::size_t i = 0; i < sorted.size();) {

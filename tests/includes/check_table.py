@@ -11,7 +11,7 @@ import sys
 INCLUDE = pathlib.Path(__file__).parents[2] / 'include/unshard'
 
 LEVELS = [
-    {'version': [], 'detail/text': [], 'error': ['detail/text'], 'detail/checked': ['error'], 'detail/later': []},
+    {'version': [], 'detail/text': [], 'error': ['detail/text'], 'detail/checked': ['error'], 'detail/later': [], 'detail/sort': []},
     {'layout': [], 'memory': [], 'observe': []},
     {'parameter': ['layout'], 'communicator': ['layout'], 'options': ['observe']},
     {'plan': ['parameter', 'options', 'communicator']},

@@ -1,6 +1,5 @@
 #pragma once  // basic_layouts.hpp: layouts that cut once or not at all: flat, one dimension, ragged, owned, replicated.
 
-#include <algorithm>
 #include <unshard/detail/index_space.hpp>
 #include <unshard/detail/later.hpp>
 #include <utility>
@@ -165,7 +164,7 @@ class ragged_shard {
   box_list boxes_of(int rank) const { return box_list(box{{at(rank)}, {at(rank + 1) - at(rank)}}); }
   int replica_of(int rank) const {
     if (at(rank) != at(rank + 1)) return rank;
-    return static_cast<int>(std::lower_bound(offsets_.begin(), offsets_.end(), at(rank)) - offsets_.begin());
+    return first_from(at(rank));
   }
   rank_list replicas_of(int rank) const {
     const int first = replica_of(rank);
@@ -176,8 +175,7 @@ class ragged_shard {
   rank_list ranks_of(index_t first, index_t count) const {
     if (count <= 0) return {};
     std::vector<int> list;
-    auto r = static_cast<int>(std::upper_bound(offsets_.begin(), offsets_.end(), first) - offsets_.begin()) - 1;
-    for (; r < ranks() && at(r) < first + count; ++r) {
+    for (int r = first_from(first + 1) - 1; r < ranks() && at(r) < first + count; ++r) {
       if (at(r) < at(r + 1)) list.push_back(r);
     }
     return rank_list(std::move(list));
@@ -191,6 +189,10 @@ class ragged_shard {
 
  private:
   index_t at(int i) const { return offsets_[i]; }
+  /// The first offset that is at least `least`.
+  int first_from(index_t least) const {
+    return static_cast<int>(detail::first_not(offsets_.size(), [&](std::size_t i) { return offsets_[i] < least; }));
+  }
 
   extents shape_;
   index_t elements_;

@@ -1,11 +1,12 @@
 #pragma once  // best_fit.hpp: items of some bytes into as few chunks as it can: first fit, largest first.
 
-#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <span>
 #include <unshard/detail/checked.hpp>
 #include <unshard/detail/index_space.hpp>
+#include <unshard/detail/later.hpp>
+#include <unshard/detail/sort.hpp>
 #include <utility>
 #include <vector>
 
@@ -13,8 +14,11 @@ namespace unshard {
 inline namespace v0 {
 namespace detail {
 
-/// A tied parameter's index, and that of the first with its identity.
-using tied_pair = std::pair<std::size_t, std::size_t>;
+/// A tied parameter's index, and that of the first with its identity. A pair costs more to include.
+struct tied_pair {
+  std::size_t first;
+  std::size_t second;
+};
 
 /// What stays together: parameters [begin, end), or a piece of one that is cut.
 struct packed_item {
@@ -33,7 +37,11 @@ struct packed_piece {
 };
 
 /// Chunks as lists of parameters; only cut pieces say which elements they hold.
+template <class Deferred = void>
 class packed_chunks {
+  template <class T>
+  using vector = std::vector<later<T, Deferred>>;
+
  public:
   packed_chunks() = default;
   /// Of items in the caller's order, item i in chunk chunk_of[i]; `ties` are left out.
@@ -49,9 +57,9 @@ class packed_chunks {
       if (items[i].elements >= 0) add_cut(at, {parameter, items[i].first, items[i].elements}, chunk_of[i]);
       order_[at++] = parameter;
     });
-    std::sort(cuts_.begin(), cuts_.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+    detail::sort(cuts_, [](const auto& a, const auto& b) { return a.first < b.first; });
 
-    std::vector<std::size_t> used(chunks, 0);
+    vector<std::size_t> used(chunks, 0);
     for (std::size_t i = 0; i < items.size(); ++i) {
       if (items[i].bytes > 0) fullest_ = std::max(fullest_, used[chunk_of[i]] + items[i].bytes);
       used[chunk_of[i]] += align_up(items[i].bytes, alignment);
@@ -88,16 +96,14 @@ class packed_chunks {
   std::size_t fullest() const { return fullest_; }
   pieces chunk(std::size_t i) const {
     const std::size_t from = i == 0 ? 0 : ends_[i - 1];
-    const auto cut = std::lower_bound(cuts_.begin(), cuts_.end(), from,
-                                      [](const auto& entry, std::size_t position) { return entry.first < position; });
-    return {iterator(this, from, static_cast<std::size_t>(cut - cuts_.begin())), iterator(this, ends_[i], 0)};
+    const std::size_t cut = first_not(cuts_.size(), [&](std::size_t at) { return cuts_[at].first < from; });
+    return {iterator(this, from, cut), iterator(this, ends_[i], 0)};
   }
 
   /// Whether the piece from `first` on, in this chunk, is the last of a cut parameter.
   bool ends(std::size_t chunk, std::size_t parameter, index_t first) const {
-    const auto last = std::lower_bound(lasts_.begin(), lasts_.end(), parameter,
-                                       [](const last_piece& l, std::size_t p) { return l.parameter < p; });
-    return last->chunk == chunk && last->first == first;
+    const auto& last = lasts_[first_not(lasts_.size(), [&](std::size_t i) { return lasts_[i].parameter < parameter; })];
+    return last.chunk == chunk && last.first == first;
   }
 
  private:
@@ -128,18 +134,19 @@ class packed_chunks {
     }
   }
 
-  std::vector<std::size_t> order_;
-  std::vector<std::size_t> ends_;
-  std::vector<last_piece> lasts_;                           // one for each cut parameter, rising
-  std::vector<std::pair<std::size_t, packed_piece>> cuts_;  // position in order_, rising
+  vector<std::size_t> order_;
+  vector<std::size_t> ends_;
+  vector<last_piece> lasts_;                           // one for each cut parameter, rising
+  vector<std::pair<std::size_t, packed_piece>> cuts_;  // position in order_, rising
   std::size_t fullest_ = 0;
 };
 
 /// The first of some bins that has room: a tree of maxima over them.
+template <class Deferred = void>
 class first_fit_tree {
  public:
   first_fit_tree(std::size_t bins, std::size_t room) : leaves_(std::bit_ceil(bins)), room_(2 * leaves_, 0) {
-    std::fill_n(room_.begin() + static_cast<std::ptrdiff_t>(leaves_), bins, room);
+    for (std::size_t bin = 0; bin < bins; ++bin) room_[leaves_ + bin] = room;
     for (std::size_t node = leaves_ - 1; node > 0; --node) room_[node] = std::max(room_[2 * node], room_[2 * node + 1]);
   }
   /// Whether some bin has that much.
@@ -162,12 +169,13 @@ class first_fit_tree {
 
  private:
   std::size_t leaves_;
-  std::vector<std::size_t> room_;
+  std::vector<later<std::size_t, Deferred>> room_;
 };
 
 /// Items of at most `capacity` into at most `chunks`, the largest first, each into the first chunk that has room; none
 /// where that takes more chunks.
-inline packed_chunks best_fit(std::span<const packed_item> items, std::size_t chunks, std::size_t capacity,
+template <class Deferred>
+packed_chunks<Deferred> best_fit(std::span<const packed_item> items, std::size_t chunks, std::size_t capacity,
                               std::size_t alignment, std::span<const tied_pair> ties) {
   if (chunks == 0) return {};
   struct sized {
@@ -176,11 +184,10 @@ inline packed_chunks best_fit(std::span<const packed_item> items, std::size_t ch
   };
   std::vector<sized> by_size(items.size());
   for (std::size_t i = 0; i < items.size(); ++i) by_size[i] = {align_up(items[i].bytes, alignment), i};
-  std::sort(by_size.begin(), by_size.end(),
-            [](const sized& a, const sized& b) { return a.size != b.size ? a.size > b.size : a.item < b.item; });
+  detail::sort(by_size, [](const sized& a, const sized& b) { return a.size > b.size; });  // equal ones stay in order
 
-  first_fit_tree tree(chunks, capacity);
-  std::vector<std::size_t> chunk_of(items.size());
+  first_fit_tree<Deferred> tree(chunks, capacity);
+  std::vector<later<std::size_t, Deferred>> chunk_of(items.size());
   std::size_t used = 0;
   for (std::size_t i = 0; i < by_size.size();) {
     const std::size_t size = by_size[i].size;

@@ -1,8 +1,8 @@
 #pragma once  // box_layouts.hpp: a layout of any boxes, several a rank.
 
-#include <algorithm>
 #include <unshard/detail/index_space.hpp>
 #include <unshard/detail/later.hpp>
+#include <unshard/detail/sort.hpp>
 #include <utility>
 #include <vector>
 
@@ -55,7 +55,7 @@ class box_checks {
       for (const box& b : boxes_[place(r)]) d = mix(d, b);
       by_digest.emplace_back(d, r);
     }
-    std::sort(by_digest.begin(), by_digest.end());
+    detail::sort(by_digest, [](const auto& a, const auto& b) { return a.first < b.first; });  // then by rank
     replicas_.resize(boxes_.size());
     for (std::size_t i = 0; i < by_digest.size(); ++i) {
       const auto [digest, rank] = by_digest[i];
@@ -103,14 +103,13 @@ class box_checks {
       vector<index_t> starts;
       starts.reserve(parts.size());
       for (const placed& p : parts) starts.push_back(p.what->offset[d]);
-      std::sort(starts.begin(), starts.end());
-      const auto distinct = static_cast<std::size_t>(std::unique(starts.begin(), starts.end()) - starts.begin());
-      if (distinct > most) {
-        most = distinct;
+      const std::size_t different = distinct(starts);
+      if (different > most) {
+        most = different;
         along = d;
       }
     }
-    std::stable_sort(parts.begin(), parts.end(), [&](const placed& a, const placed& b) {
+    detail::sort(parts, [&](const placed& a, const placed& b) {
       return shape_.dims() > 0 && a.what->offset[along] < b.what->offset[along];
     });
     for (std::size_t i = 0; i < parts.size(); ++i) {
@@ -141,7 +140,7 @@ class box_checks {
       for (int e = d + 1; e < shape_.dims(); ++e) rest *= shape_[e];
       vector<index_t> edges{0, shape_[d]};
       for (const placed& p : parts) edges.insert(edges.end(), {p.what->offset[d], p.what->offset[d] + p.what->size[d]});
-      std::sort(edges.begin(), edges.end());
+      detail::sort(edges, [](index_t a, index_t b) { return a < b; });
       at[d] = 0;
       for (index_t edge : edges) {
         if (edge == shape_[d]) break;

@@ -1,6 +1,5 @@
 #pragma once  // fill.hpp: a schedule plus addresses, into an engine's batch.
 
-#include <algorithm>
 #include <cstddef>
 #include <span>
 #include <unshard/detail/later.hpp>
@@ -75,7 +74,9 @@ class batch_filler {
   };
 
   auto pack_of(std::uint32_t key) {
-    return std::find_if(packs_.begin(), packs_.end(), [=](const pack& p) { return p.key == key; });
+    auto at = packs_.begin();
+    while (at != packs_.end() && at->key != key) ++at;
+    return at;
   }
 
   /// Gives every pack its place at the start of staging; returns where the rest begins.

@@ -1,6 +1,5 @@
 #pragma once  // index_space.hpp: extents, boxes and row-major order; the small containers that layouts return.
 
-#include <algorithm>
 #include <atomic>
 #include <concepts>
 #include <cstdint>
@@ -10,6 +9,7 @@
 #include <string_view>
 #include <type_traits>
 #include <unshard/detail/checked.hpp>
+#include <unshard/detail/sort.hpp>
 #include <utility>
 #include <vector>
 
@@ -218,7 +218,10 @@ class rank_list {
 
   /// Whether it is one of them.
   bool contains(int rank) const {
-    if (listed_) return std::binary_search(list_.begin(), list_.end(), rank);
+    if (listed_) {
+      const std::size_t at = detail::first_not(list_.size(), [&](std::size_t i) { return list_[i] < rank; });
+      return at < list_.size() && list_[at] == rank;
+    }
     return rank >= first_ && (rank - first_) % step_ == 0 && (rank - first_) / step_ < count_;
   }
 

@@ -1,6 +1,5 @@
 #pragma once  // listed.hpp: the parameters of one range, checked before any byte moves, and their digests.
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>

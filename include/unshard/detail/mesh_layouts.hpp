@@ -1,8 +1,8 @@
 #pragma once  // mesh_layouts.hpp: layouts over several mesh dimensions, or on some ranks only.
 
-#include <algorithm>
 #include <unshard/detail/index_space.hpp>
 #include <unshard/detail/later.hpp>
+#include <unshard/detail/sort.hpp>
 #include <utility>
 #include <vector>
 
@@ -43,8 +43,7 @@ class mesh_checks {
   bool nested() const {
     vector<mesh_dim> by_stride(mesh_.begin(), mesh_.end());
     std::erase_if(by_stride, [](const mesh_dim& m) { return m.size == 1; });
-    std::sort(by_stride.begin(), by_stride.end(),
-              [](const mesh_dim& a, const mesh_dim& b) { return a.stride < b.stride; });
+    detail::sort(by_stride, [](const mesh_dim& a, const mesh_dim& b) { return a.stride < b.stride; });
     index_t below = 1;
     index_t last = 0;
     for (const mesh_dim& m : by_stride) {
@@ -64,8 +63,7 @@ class mesh_checks {
       for (const mesh_dim& m : mesh_) number = number * m.size + coordinate_of(m, r);
       seen.push_back(number);
     }
-    std::sort(seen.begin(), seen.end());
-    const auto held = static_cast<index_t>(std::unique(seen.begin(), seen.end()) - seen.begin());
+    const auto held = static_cast<index_t>(distinct(seen));
     if (held != parts)
       throw bad_layout(concat("mesh_shard: its mesh has ", parts, " coordinates, but only ", held,
                                       " of them are those of a rank below ", ranks_,

@@ -1,10 +1,10 @@
 #pragma once  // open_scopes.hpp: which shard bytes are open in this program, so that two scopes can't fight over them.
 
-#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <unshard/detail/later.hpp>
+#include <unshard/detail/sort.hpp>
 #include <unshard/error.hpp>
 #include <vector>
 
@@ -36,7 +36,7 @@ class basic_open_scope {
   /// bytes open and one of the two writes. `called(i)` names a parameter.
   template <class Called>
   void open(vector<shard_bytes> bytes, bool writes, Called called) {
-    std::sort(bytes.begin(), bytes.end(), [](const shard_bytes& a, const shard_bytes& b) { return a.from < b.from; });
+    detail::sort(bytes, [](const shard_bytes& a, const shard_bytes& b) { return a.from < b.from; });
     for (std::size_t i = 1; i < bytes.size(); ++i) {
       if (bytes[i].from < bytes[i - 1].to) {
         const std::size_t a = std::min(bytes[i - 1].parameter, bytes[i].parameter);

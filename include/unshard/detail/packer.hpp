@@ -1,12 +1,12 @@
 #pragma once  // packer.hpp: sizes in, chunks out: greedily in order, with or without cutting.
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <unshard/detail/best_fit.hpp>
 #include <unshard/detail/checked.hpp>
 #include <unshard/detail/index_space.hpp>
+#include <unshard/detail/later.hpp>
 #include <utility>
 #include <vector>
 
@@ -29,6 +29,7 @@ struct sized_parameter {
 };
 
 /// Who was first with an identity. Open addressing: a list of a million ties is an ordinary one.
+template <class Deferred = void>
 class identities {
  public:
   struct owner {
@@ -69,7 +70,11 @@ class identities {
 };
 
 /// Takes parameters in order, joins neighbours of one group to units, and fills chunks with the units.
+template <class Deferred = void>
 class packer {
+  template <class T>
+  using vector = std::vector<later<T, Deferred>>;
+
  public:
   /// `oversized`: parameters over the capacity are cut; `anywhere`: all are; `keep`: pack() will be called.
   packer(std::size_t alignment, std::size_t capacity, bool oversized, bool anywhere, bool keep)
@@ -100,7 +105,7 @@ class packer {
 
   std::size_t aligned_bytes() const { return aligned_bytes_; }
   std::size_t fullest() const { return fullest_; }
-  std::vector<cut_point> take_starts() { return std::move(starts_); }
+  vector<cut_point> take_starts() { return std::move(starts_); }
 
   // The unit that asks most of a chunk, in aligned bytes: all of it, or one element where it may be cut.
   std::size_t largest_unit() const { return largest_; }
@@ -109,8 +114,8 @@ class packer {
   bool largest_is_element() const { return largest_is_element_; }
 
   /// In any order; nothing where that needs no fewer chunks than in order. `ties` are left out of chunks.
-  packed_chunks pack(std::size_t in_order, std::span<const tied_pair> ties) const {
-    return best_fit(items_, in_order == 0 ? 0 : in_order - 1, capacity_, alignment_, ties);
+  packed_chunks<Deferred> pack(std::size_t in_order, std::span<const tied_pair> ties) const {
+    return best_fit<Deferred>(items_, in_order == 0 ? 0 : in_order - 1, capacity_, alignment_, ties);
   }
 
  private:
@@ -202,13 +207,13 @@ class packer {
   bool keep_;
   std::uint64_t group_ = 0;  // of unit_, which waits for more of its group
   unit unit_;
-  std::vector<packed_item> items_;
+  vector<packed_item> items_;
 
   std::size_t used_ = 0;  // aligned bytes of the chunk in hand
   std::size_t end_ = 0;   // its last used byte
   std::size_t fullest_ = 0;
   std::size_t aligned_bytes_ = 0;
-  std::vector<cut_point> starts_;
+  vector<cut_point> starts_;
 
   std::size_t largest_ = 0;
   std::size_t largest_at_ = 0;

@@ -1,6 +1,5 @@
 #pragma once  // session.hpp: one range or scope from its opening to its end: the order in which everything happens.
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
