@@ -203,7 +203,7 @@ class chunk_plan {
   plan_summary summary_;
   std::vector<detail::tied_pair> ties_;
   std::vector<detail::cut_point> starts_;  // in order: where each chunk starts
-  detail::packed_chunks<> packed_;           // best_fit, where that is fewer
+  detail::packed_chunks<> packed_;         // best_fit, where that is fewer
 };
 
 namespace detail {
@@ -240,7 +240,7 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
   plan.capacity_ = o.budget < c.staging ? 0 : (o.budget - c.staging) / copies & ~(o.alignment - 1);
 
   detail::packer<> packer(o.alignment, plan.capacity_, o.cut != cut::never, o.cut == cut::anywhere,
-                        o.packing == packing::best_fit);
+                          o.packing == packing::best_fit);
   detail::layout_digests<detail::layout_of<handle>> digest;
   detail::identities<> identities;
   std::size_t index = 0;

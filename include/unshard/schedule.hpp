@@ -109,7 +109,8 @@ class basic_schedule {
   /// Engines' collectives are used for even shards of at least this many bytes a rank.
   static constexpr std::size_t collective_least = std::size_t{64} << 10;
 
-  basic_schedule(movement direction, int rank, int ranks, residency on, const capabilities& c, const collectives& can = {})
+  basic_schedule(movement direction, int rank, int ranks, residency on, const capabilities& c,
+                 const collectives& can = {})
       : movement_(direction), rank_(rank), ranks_(ranks), on_(on), engine_(c), can_(can) {}
 
   /// The next piece of the chunk. Throws what the layout throws.
@@ -146,8 +147,8 @@ class basic_schedule {
     group(recvs_, transfer_kind::recv);
   }
 
-  std::size_t batches() const { return batches_; }                  ///< the same on every rank
-  std::size_t chunk_bytes() const { return chunk_bytes_; }          ///< of the buffer that holds the chunk
+  std::size_t batches() const { return batches_; }             ///< the same on every rank
+  std::size_t chunk_bytes() const { return chunk_bytes_; }     ///< of the buffer that holds the chunk
   const vector<scheduled_run>& runs() const { return runs_; }  ///< all of this rank
   /// Where a run lies in the chunk.
   std::span<const detail::strided_block> blocks_of(const scheduled_run& r) const {

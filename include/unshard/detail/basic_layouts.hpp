@@ -144,8 +144,7 @@ class dim_shard {
 class ragged_shard {
  public:
   template <class Deferred = void>  // see detail/later.hpp
-  ragged_shard(const extents& shape, const std::vector<index_t>& offsets)
-      : shape_(shape), elements_(shape.elements()) {
+  ragged_shard(const extents& shape, const std::vector<index_t>& offsets) : shape_(shape), elements_(shape.elements()) {
     const detail::later<std::vector<index_t>, Deferred>& cuts = offsets;
     if (cuts.size() < 2) throw bad_layout("ragged_shard: offsets are ranks + 1 cuts; at least 2 are needed.");
     if (cuts.front() != 0 || cuts.back() != elements_)
@@ -153,8 +152,8 @@ class ragged_shard {
                                       "; from 0 to ", elements_, " elements is needed."));
     for (std::size_t r = 0; r + 1 < cuts.size(); ++r) {
       if (cuts[r] > cuts[r + 1])
-        throw bad_layout(detail::concat("ragged_shard: offset ", r + 1, " is ", cuts[r + 1],
-                                        ", below the one before, ", cuts[r], '.'));
+        throw bad_layout(detail::concat("ragged_shard: offset ", r + 1, " is ", cuts[r + 1], ", below the one before, ",
+                                        cuts[r], '.'));
     }
     offsets_ = detail::shared_table<index_t>(cuts.data(), cuts.size());
   }

@@ -176,7 +176,7 @@ class first_fit_tree {
 /// where that takes more chunks.
 template <class Deferred>
 packed_chunks<Deferred> best_fit(std::span<const packed_item> items, std::size_t chunks, std::size_t capacity,
-                              std::size_t alignment, std::span<const tied_pair> ties) {
+                                 std::size_t alignment, std::span<const tied_pair> ties) {
   if (chunks == 0) return {};
   struct sized {
     std::size_t size;

@@ -76,8 +76,8 @@ class box_checks {
     for (int r = 0; r < static_cast<int>(boxes_.size()); ++r) {
       for (const box& b : boxes_[place(r)]) {
         if (!inside(b))
-          throw bad_layout(concat("box_shard: rank ", r, "'s box ", to_text(b),
-                                          " is out of range of shape ", to_text(shape_), '.'));
+          throw bad_layout(
+              concat("box_shard: rank ", r, "'s box ", to_text(b), " is out of range of shape ", to_text(shape_), '.'));
         if (replicas_[place(r)] != r || b.size.elements() == 0) continue;
         parts.push_back({&b, r});
         covered = checked_add(covered, b.size.elements());
@@ -118,9 +118,8 @@ class box_checks {
         const box& b = *parts[j].what;
         if (shape_.dims() > 0 && b.offset[along] >= a.offset[along] + a.size[along]) break;
         if (overlap(a, b))
-          throw bad_layout(concat("box_shard: rank ", parts[i].rank, "'s box ", to_text(a),
-                                          " and rank ", parts[j].rank, "'s box ", to_text(b),
-                                          " overlap. Replicas must list all the same boxes."));
+          throw bad_layout(concat("box_shard: rank ", parts[i].rank, "'s box ", to_text(a), " and rank ", parts[j].rank,
+                                  "'s box ", to_text(b), " overlap. Replicas must list all the same boxes."));
       }
     }
   }
@@ -159,8 +158,8 @@ class box_checks {
         return at[d] < p.what->offset[d] || at[d] >= p.what->offset[d] + p.what->size[d];
       });
     }
-    throw bad_layout(concat("box_shard: no rank holds element ", to_text(at), " of shape ",
-                                    to_text(shape_), ": a hole."));
+    throw bad_layout(
+        concat("box_shard: no rank holds element ", to_text(at), " of shape ", to_text(shape_), ": a hole."));
   }
 
   const extents& shape_;

@@ -66,8 +66,8 @@ class mesh_checks {
     const auto held = static_cast<index_t>(distinct(seen));
     if (held != parts)
       throw bad_layout(concat("mesh_shard: its mesh has ", parts, " coordinates, but only ", held,
-                                      " of them are those of a rank below ", ranks_,
-                                      ": the other parts would be holes. Check sizes and strides."));
+                              " of them are those of a rank below ", ranks_,
+                              ": the other parts would be holes. Check sizes and strides."));
   }
 
  private:

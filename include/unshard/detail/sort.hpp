@@ -1,4 +1,5 @@
-#pragma once  // sort.hpp: a sort and a bisection. Not std::sort: <algorithm> is a quarter of what the standard headers cost.
+#pragma once  // sort.hpp: a sort and a bisection. Not std::sort: <algorithm> is a quarter of what the standard headers
+              // cost.
 
 #include <cstddef>
 #include <vector>
