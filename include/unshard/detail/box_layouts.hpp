@@ -17,7 +17,7 @@ class box_checks {
   using vector = std::vector<later<T, Deferred>>;
 
  public:
-  explicit box_checks(const extents& shape, const vector<std::vector<box>>& boxes) : shape_(shape), boxes_(boxes) {
+  box_checks(const extents& shape, const vector<std::vector<box>>& boxes) : shape_(shape), boxes_(boxes) {
     check_ranks("box_shard", static_cast<int>(boxes.size()));
     find_replicas();
     check();

@@ -86,7 +86,8 @@ namespace detail {
 inline std::string to_text(const extents& e) {
   std::string out = "[";
   for (int d = 0; d < e.dims(); ++d) out += concat(d == 0 ? "" : ", ", e[d]);
-  return out + ']';
+  out += ']';
+  return out;
 }
 inline std::string to_text(const box& b) { return concat("offset ", to_text(b.offset), " size ", to_text(b.size)); }
 

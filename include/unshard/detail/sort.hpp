@@ -15,7 +15,9 @@ void merge_runs(const T* list, std::size_t from, std::size_t middle, std::size_t
   std::size_t a = from;
   std::size_t b = middle;
   std::size_t at = from;
-  if (middle < to && less(list[middle], list[middle - 1])) {
+  if (middle < to && less(list[to - 1], list[from])) {
+    while (b < to) out[at++] = list[b++];
+  } else if (middle < to && less(list[middle], list[middle - 1])) {
     while (a < middle && b < to) {  // no branch on what is random
       const bool second = less(list[b], list[a]);
       out[at++] = list[second ? b : a];
@@ -30,7 +32,7 @@ void merge_runs(const T* list, std::size_t from, std::size_t middle, std::size_t
 /// Sorts; equal elements keep their order. Takes memory for a second list, unless the first is short.
 template <class T, class Less>
 void sort(std::vector<T>& list, Less less) {
-  constexpr std::size_t run = 16;  // elements that are sorted by insertion
+  constexpr std::size_t run = 8;  // elements that are sorted by insertion
   const std::size_t n = list.size();
   for (std::size_t from = 0; from < n; from += run) {
     const std::size_t to = n - from < run ? n : from + run;
