@@ -5,6 +5,7 @@
 //          [--runs N] [--seconds S] [--json FILE]
 // Lines that start with # are comments; #wrong > 0, or a peak over the budget, fails the run.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>

@@ -3,6 +3,7 @@
 // loop over a vector of sizes; touch: the same loop, which asks each handle for its size. Runs alternate; medians.
 // #wrong counts elements that are in no chunk or in two, and chunks over their capacity; > 0 fails the run.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <fstream>

@@ -1,6 +1,7 @@
 // The kit passes the project's own communicators and layouts, and catches each wrong one by name.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string>

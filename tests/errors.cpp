@@ -1,4 +1,5 @@
 // Every error type is thrown, with its values, and every rank is told; before any byte moves where the input is bad.
+#include <algorithm>
 #include <atomic>
 
 #include "small.hpp"

@@ -2,6 +2,7 @@
 // with one fault; fault_judge.hpp says what must hold. UNSHARD_FAULTS=n runs every n-th case only.
 #include <doctest/doctest.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdio>

@@ -2,6 +2,7 @@
 // deadline, and no chunk is torn but the one that is named.
 #include <doctest/doctest.h>
 
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <new>

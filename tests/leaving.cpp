@@ -1,5 +1,7 @@
 // A rank throws or breaks, in any chunk, in every access: nobody hangs, nothing of that chunk is written, each is
 // told, and the next range over the same communicator runs clean.
+#include <algorithm>
+
 #include "small.hpp"
 
 using namespace unshard;

@@ -2,6 +2,7 @@
 // (oracle.hpp) shares no arithmetic with the library. UNSHARD_SEED and UNSHARD_CASES choose others.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>

@@ -1,6 +1,7 @@
 // benchmarks/simulate: what it counts is what ranks do, it looks at the busiest, and its seconds are sums done by hand.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <mutex>
 #include <unshard/comm/threads.hpp>
 #include <unshard/testing/mock.hpp>

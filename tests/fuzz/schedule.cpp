@@ -1,5 +1,6 @@
 // Any layout, piece, residency and engine: over all ranks the sends match the receives, every byte of the piece is
 // gathered once, and written back to every rank that holds it, and to nothing else.
+#include <algorithm>
 #include <map>
 #include <unshard/detail/fill.hpp>
 #include <unshard/unshard.hpp>

@@ -69,7 +69,7 @@ OWNER = {piece: header for header, pieces in PIECES.items() for piece in pieces}
 
 # Standard headers that cost much to include: for all, and for the core.
 NOBODY = {'iostream', 'regex', 'format', 'functional'}
-NOT_CORE = NOBODY | {'chrono', 'thread', 'mutex', 'condition_variable', 'memory', 'variant', 'ranges', 'future'}
+NOT_CORE = NOBODY | {'algorithm', 'chrono', 'thread', 'mutex', 'condition_variable', 'memory', 'variant', 'ranges', 'future'}
 # Foreign headers, by pattern, and who may include them.
 FOREIGN = {
     r'mpi\.h': {'comm/mpi'},

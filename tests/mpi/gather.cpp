@@ -1,4 +1,5 @@
 // Ranges of chunks over real processes: random models against the oracle, and what each rank is told when one fails.
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>

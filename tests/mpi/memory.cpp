@@ -1,4 +1,5 @@
 // What processes hold, not only what our buffers do: by how much each one's resident set rises over a whole range.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <unshard/unshard.hpp>
