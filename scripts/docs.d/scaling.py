@@ -68,7 +68,7 @@ def heading(to, f):
 
 def growth(to, f):
     ranks = [n for n in f.values('ranks', layout='flat', budget=f.budget) if n >= 8]
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.1))
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 3.3))
     for colour, model in zip(COLOURS, MODELS):
         of = [f.row(model=model, layout='flat', ranks=n, access='read_write', on='root') for n in ranks]
         name = MODELS[model]
@@ -82,9 +82,8 @@ def growth(to, f):
     for axes, what in ((left, 'seconds'), (middle, 'messages of the root, a chunk'), (right, 'GB: root (line), others (dashed)')):
         log_axes(axes, 'ranks', what)
         axes.set_yscale('log')
-    left.set_ylim(top=3e5)
-    left.legend(fontsize=6.5, handlelength=3.2, ncols=2, loc='upper left', columnspacing=1)
-    figure.tight_layout()
+    figure.legend(*left.get_legend_handles_labels(), fontsize=9, ncols=6, loc='lower center', columnspacing=1.4, frameon=False)
+    figure.tight_layout(rect=(0, .08, 1, 1))
     first, last = (f.row(model='minimax-m3', layout='flat', ranks=n, access='read_write', on='root') for n in (64, ranks[-1]))
     to.add('## What grows how', '`flat`, `read_write`, on a root:')
     to.picture(figure, 'growth', 'Over ranks: seconds, messages of the root, bytes of the root and of others')
@@ -121,7 +120,7 @@ def residency(to, f):
         log_axes(axes, 'ranks', 'seconds' if access == 'read' else '')
         axes.set_yscale('log')
         axes.set_title(access, fontsize=10)
-    panels[0].legend(fontsize=7, handlelength=3.2)
+    panels[0].legend(fontsize=8, handlelength=3.2)
     figure.tight_layout()
     to.add('## Root or every rank', 'MiniMax-M3; lines: `root(0)`, dashed: `every_rank`:')
     to.picture(figure, 'residency', 'Time over ranks for each access, layout and residency')
@@ -175,7 +174,7 @@ def budgets(to, f):
     log_axes(right, 'budget, GiB', "root's messages, in all")
     left.set_yscale('log')
     right.set_yscale('log')
-    left.legend(fontsize=7, handlelength=3.2)
+    left.legend(fontsize=8, handlelength=3.2)
     figure.tight_layout()
     to.add('## What a budget costs', 'MiniMax-M3, `flat`, `read`; lines: `root(0)`, dashed: `every_rank`:')
     to.picture(figure, 'budget', 'Time and messages over the budget')
