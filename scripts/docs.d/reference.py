@@ -182,6 +182,14 @@ class Reader:
                 for member, text in self.children(child, members=True):
                     if member.kind != Kind.NAMESPACE and not hidden(member):
                         entry.members.append(Entry(member, self.source(path), text))
+                        if member.kind in CLASSES:
+                            entry.members += self.commented(member, path)
+
+    def commented(self, inner, path):
+        """What a class within a class says of its own members: chunks() refers to its iterator's ++."""
+        for member, text in self.children(inner, members=True):
+            if text and not hidden(member):
+                yield Entry(member, self.source(path), text)
 
 
 def parse(reader, headers):
