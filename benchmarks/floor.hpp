@@ -12,14 +12,25 @@
 
 namespace bench {
 
-/// Bytes [offset, offset + bytes) of a chunk are those of a shard at `shard`.
+/// Bytes [offset, offset + bytes) of a chunk are those of a rank's shards from `at` on; see `places`.
 struct part {
-  std::byte* shard;
+  std::size_t at;
   std::size_t offset;
   std::size_t bytes;
   int rank;   ///< whose shard
   int first;  ///< the first rank with the same boxes: its replicas' parts differ in `rank` only
 };
+
+/// Where each parameter's shard begins in a rank's memory, on 64 bytes; the last one is where all end.
+inline std::vector<std::size_t> places(const std::vector<unshard::any_layout>& layouts, int rank, std::size_t size) {
+  std::vector<std::size_t> at{0};
+  for (const unshard::any_layout& l : layouts) {
+    std::size_t bytes = 0;
+    for (const unshard::box& b : l.boxes_of(rank)) bytes += static_cast<std::size_t>(b.size.elements()) * size;
+    at.push_back(at.back() + (bytes + 63) / 64 * 64);
+  }
+  return at;
+}
 
 /// Calls visit(first element, elements) for each contiguous run of a box, in the order of the shard.
 template <class Visit>
@@ -45,17 +56,19 @@ void for_each_run(const unshard::extents& space, const unshard::box& b, Visit vi
   }
 }
 
-/// All parts of all chunks: parts[chunk]. `shards[rank][parameter]`; elements of `size` bytes, none of them cut by
-/// ties.
-template <class Handles, class Shards>
-std::vector<std::vector<part>> parts_of(const unshard::chunk_plan& plan, const Handles& handles, const Shards& shards,
-                                        std::size_t size) {
+/// All parts of all chunks: parts[chunk]. Elements of `size` bytes, none of them cut by ties; shards lie as `places`
+/// says.
+template <class Handles>
+std::vector<std::vector<part>> parts_of(const unshard::chunk_plan& plan, const Handles& handles,
+                                        const std::vector<unshard::any_layout>& layouts, std::size_t size) {
+  std::vector<std::vector<std::size_t>> at;
+  for (int rank = 0; rank < layouts.front().ranks(); ++rank) at.push_back(places(layouts, rank, size));
   std::vector<std::vector<part>> all(plan.chunks());
   for (std::size_t c = 0; c < plan.chunks(); ++c) {
     for (const unshard::planned_piece& piece : plan.pieces(c, handles)) {
-      const auto& layout = handles[piece.parameter].layout();
+      const auto& layout = layouts[piece.parameter];
       for (int rank = 0; rank < layout.ranks(); ++rank) {
-        std::byte* shard = shards[static_cast<std::size_t>(rank)][piece.parameter];
+        std::size_t shard = at[static_cast<std::size_t>(rank)][piece.parameter];
         for (const unshard::box& b : layout.boxes_of(rank)) {
           for_each_run(layout.space(), b, [&](unshard::index_t first, unshard::index_t count) {
             const unshard::index_t from = std::max(first, piece.first);
@@ -73,37 +86,46 @@ std::vector<std::vector<part>> parts_of(const unshard::chunk_plan& plan, const H
   return all;
 }
 
+/// What fills a holder's buffer: its own parts, else those of the first replica.
+inline std::vector<part> sources_of(const std::vector<part>& parts, int holder) {
+  std::set<std::pair<int, std::size_t>> own;  // {first replica, offset} of what the holder has itself
+  for (const part& p : parts) {
+    if (p.rank == holder) own.emplace(p.first, p.offset);
+  }
+  std::vector<part> list;
+  for (const part& p : parts) {
+    if (p.rank == holder || (p.rank == p.first && !own.contains({p.first, p.offset}))) list.push_back(p);
+  }
+  return list;
+}
+
 struct copy {
   std::byte* to;
   const std::byte* from;
   std::size_t bytes;
 };
 
-/// The copies that fill the buffers of the ranks that hold: each from the holder's own shard, or the first replica's.
-inline std::vector<copy> gather_copies(const std::vector<part>& parts, const std::vector<std::byte*>& buffers) {
+/// The copies that fill the buffers of the ranks that hold; all ranks' shards and buffers are this process's.
+inline std::vector<copy> gather_copies(const std::vector<part>& parts, const std::vector<std::byte*>& shards,
+                                       const std::vector<std::byte*>& buffers) {
   std::vector<copy> list;
   for (std::size_t holder = 0; holder < buffers.size(); ++holder) {
     if (buffers[holder] == nullptr) continue;
-    std::set<std::pair<int, std::size_t>> own;  // {first replica, offset} of what the holder has itself
-    for (const part& p : parts) {
-      if (p.rank == static_cast<int>(holder)) own.emplace(p.first, p.offset);
-    }
-    for (const part& p : parts) {
-      const bool here = p.rank == static_cast<int>(holder);
-      if (here || (p.rank == p.first && !own.contains({p.first, p.offset})))
-        list.push_back({buffers[holder] + p.offset, p.shard, p.bytes});
-    }
+    for (const part& p : sources_of(parts, static_cast<int>(holder)))
+      list.push_back({buffers[holder] + p.offset, shards[static_cast<std::size_t>(p.rank)] + p.at, p.bytes});
   }
   return list;
 }
 
 /// The copies back: into every replica, from the rank's own buffer where it holds one.
-inline std::vector<copy> write_copies(const std::vector<part>& parts, const std::vector<std::byte*>& buffers) {
+inline std::vector<copy> write_copies(const std::vector<part>& parts, const std::vector<std::byte*>& shards,
+                                      const std::vector<std::byte*>& buffers) {
   std::vector<copy> list;
   std::byte* root = *std::find_if(buffers.begin(), buffers.end(), [](std::byte* b) { return b != nullptr; });
   for (const part& p : parts) {
     std::byte* own = buffers[static_cast<std::size_t>(p.rank)];
-    list.push_back({p.shard, (own == nullptr ? root : own) + p.offset, p.bytes});
+    list.push_back(
+        {shards[static_cast<std::size_t>(p.rank)] + p.at, (own == nullptr ? root : own) + p.offset, p.bytes});
   }
   return list;
 }

@@ -18,140 +18,67 @@
 #include <vector>
 
 #include "bench.hpp"
+#include "cases.hpp"
 #include "floor.hpp"
+#include "side.hpp"
 
 namespace {
 
 using namespace unshard;
+using bench::equal_parts;
+using bench::for_each_access;
 using bench::row;
 using bench::variant;
-
-constexpr std::size_t element = sizeof(float);
-
-struct page_aligned {
-  void operator()(std::byte* p) const { std::free(p); }
-};
-using block = std::unique_ptr<std::byte[], page_aligned>;
-
-/// Bytes whose pages are there.
-block touched(std::size_t bytes) {
-  bytes = (bytes + 4095) / 4096 * 4096;
-  block b(static_cast<std::byte*>(std::aligned_alloc(4096, std::max<std::size_t>(bytes, 4096))));
-  std::memset(b.get(), 0, std::max<std::size_t>(bytes, 4096));
-  return b;
-}
-
-std::byte pattern(std::size_t chunk, std::size_t offset) {
-  return static_cast<std::byte>((offset * 0x9e37 + chunk * 77) >> 8);
-}
 
 /// Parameters, their shards on all ranks, and buffers where chunks are held.
 class model {
  public:
-  model(std::vector<any_layout> layouts, const options& o) : o_(o) {
-    const int n = layouts.front().ranks();
-    std::vector<std::vector<std::byte*>> shards;
-    for (int r = 0; r < n; ++r) {
-      std::vector<std::size_t> sizes;
-      std::size_t total = 0;
-      for (const any_layout& l : layouts) {
-        index_t elements = 0;
-        for (const box& b : l.boxes_of(r)) elements += b.size.elements();
-        sizes.push_back(static_cast<std::size_t>(elements) * element);
-        total += (sizes.back() + 63) / 64 * 64;
-      }
-      memory_.push_back(touched(total));
-      std::byte* at = memory_.back().get();
-      std::vector<parameter_view>& list = handles_.emplace_back();
-      shards.emplace_back();
-      for (std::size_t p = 0; p < layouts.size(); ++p) {
-        list.emplace_back("", layouts[p], element, std::span(at, sizes[p]));
-        shards.back().push_back(at);
-        at += (sizes[p] + 63) / 64 * 64;
-      }
-    }
-    const chunk_plan plan = make_plan(handles_[0], o);
+  model(const std::vector<any_layout>& layouts, const options& o) {
+    for (int r = 0; r < layouts.front().ranks(); ++r) sides_.push_back(std::make_unique<bench::side>(layouts, r, o));
+    const chunk_plan plan = make_plan(sides_[0]->handles(), o);
     summary_ = plan.summary();
-    for (int r = 0; r < n; ++r) {
-      memory_.push_back(o.on.holds(r) ? touched(summary_.peak) : nullptr);
-      buffers_.push_back(memory_.back().get());
-      resources_.push_back(
-          std::make_unique<counted_memory<fixed_memory>>(fixed_memory({buffers_.back(), summary_.peak})));
-    }
-    parts_ = bench::parts_of(plan, handles_[0], shards, element);
-    for (std::size_t c = 0; c < parts_.size(); ++c) {
-      for (const bench::part& p : parts_[c])
-        for (std::size_t i = 0; i < p.bytes; ++i) p.shard[i] = pattern(c, p.offset + i);
+    parts_ = bench::parts_of(plan, sides_[0]->handles(), layouts, bench::element);
+    for (auto& s : sides_) {
+      s->keep_buffer(summary_.peak);
+      s->fill(parts_);
+      shards_.push_back(s->shards());
+      buffers_.push_back(s->buffer());
     }
   }
 
-  int ranks() const { return static_cast<int>(handles_.size()); }
+  int ranks() const { return static_cast<int>(sides_.size()); }
   const plan_summary& summary() const { return summary_; }
+  bench::side& of(const threads_communicator& comm) { return *sides_[static_cast<std::size_t>(comm.rank())]; }
 
-  /// This rank's share of one range over all of it; body(chunk) on the ranks that hold.
-  template <class A, class Body>
-  void pass(threads_communicator& comm, A access, const options& o, Body body) {
-    const auto r = static_cast<std::size_t>(comm.rank());
-    for (auto& chunk : chunks(handles_[r], comm, access, o, *resources_[r])) {
-      if (buffers_[r] != nullptr) body(chunk);
-    }
+  template <class A, class... More>
+  void pass(threads_communicator& comm, A access, More... more) {
+    of(comm).pass(comm, access, more...);
   }
-  template <class A>
-  void pass(threads_communicator& comm, A access) {
-    pass(comm, access, o_, [](auto&) {});
-  }
-
-  /// One more pass, checked: how many bytes are not what they should be, in the chunks or, after, in the shards.
   template <class A>
   std::size_t wrong(threads_communicator& comm, A access) {
-    std::size_t count = 0, c = 0;
-    pass(comm, access, o_, [&](auto& chunk) {
-      const auto first = (*chunk.begin()).bytes().data();
-      for (const bench::part& p : parts_[c]) {
-        for (std::size_t i = 0; i < p.bytes && p.rank == p.first; ++i) {
-          if constexpr (A::gathers) count += first[p.offset + i] != pattern(c, p.offset + i) ? 1 : 0;
-          if constexpr (A::writes) first[p.offset + i] = ~pattern(c, p.offset + i);
-        }
-      }
-      ++c;
-    });
-    if (A::writes) {
-      for (c = 0; c < parts_.size(); ++c) {
-        for (const bench::part& p : parts_[c]) {
-          if (p.rank != comm.rank()) continue;
-          for (std::size_t i = 0; i < p.bytes; ++i) {
-            count += p.shard[i] != ~pattern(c, p.offset + i) ? 1 : 0;
-            p.shard[i] = pattern(c, p.offset + i);
-          }
-        }
-      }
-    }
-    return count;
+    return of(comm).wrong(comm, access, parts_);
   }
 
   template <class A>
   std::vector<std::vector<bench::copy>> copies(A) const {
     std::vector<std::vector<bench::copy>> lists;
     for (const auto& chunk : parts_) {
-      if (A::gathers) lists.push_back(bench::gather_copies(chunk, buffers_));
-      if (A::writes) lists.push_back(bench::write_copies(chunk, buffers_));
+      if (A::gathers) lists.push_back(bench::gather_copies(chunk, shards_, buffers_));
+      if (A::writes) lists.push_back(bench::write_copies(chunk, shards_, buffers_));
     }
     return lists;
   }
 
   std::size_t peak() const {
     std::size_t most = 0;
-    for (const auto& r : resources_) most = std::max(most, r->peak());
+    for (const auto& s : sides_) most = std::max(most, s->peak());
     return most;
   }
 
  private:
-  options o_;
   plan_summary summary_;
-  std::vector<block> memory_;
-  std::vector<std::vector<parameter_view>> handles_;
-  std::vector<std::byte*> buffers_;
-  std::vector<std::unique_ptr<counted_memory<fixed_memory>>> resources_;
+  std::vector<std::unique_ptr<bench::side>> sides_;
+  std::vector<std::byte*> shards_, buffers_;
   std::vector<std::vector<bench::part>> parts_;
 };
 
@@ -190,54 +117,11 @@ row against_floor(const std::string& what, A access, const std::vector<any_layou
   return result;
 }
 
-std::vector<any_layout> equal_parts(std::size_t bytes, std::size_t params, int ranks) {
-  const auto elements = static_cast<index_t>(bytes / element / params);
-  return std::vector<any_layout>(params, flat_shard({elements}, ranks));
-}
-
-/// 32 Mi elements and fewer, as each kind of framework would cut them.
-std::vector<std::pair<std::string, any_layout>> layouts_of(std::size_t bytes, int n) {
-  const auto rows = static_cast<index_t>(bytes / element / 4096);
-  const extents shape{rows, 4096};
-  const index_t elements = shape.elements();
-  std::vector<index_t> offsets{0};  // rank r has r + 1 parts of n (n + 1) / 2
-  for (int r = 0; r < n; ++r) offsets.push_back(elements / (n * (n + 1) / 2) * ((r + 1) * (r + 2) / 2));
-  offsets.back() = elements;
-  std::vector<std::vector<box>> strips(static_cast<std::size_t>(n));  // four strips a rank, in turn
-  for (int s = 0; s < 4 * n; ++s) {
-    const index_t from = rows * s / (4 * n), to = rows * (s + 1) / (4 * n);
-    strips[static_cast<std::size_t>(s % n)].push_back({{from, 0}, {to - from, 4096}});
-  }
-  return {{"flat", flat_shard(shape, n)},
-          {"dim 0", dim_shard(shape, 0, n)},
-          {"dim 1", dim_shard(shape, 1, n)},
-          {"ragged", ragged_shard(shape, offsets)},
-          {"mesh", mesh_shard(shape, {{0, n / 2, 2}, {1, 2, 1}}, n)},
-          {"hsdp", mesh_shard(shape, {{0, n / 2, 1}}, n)},
-          {"owned", owned(shape, n - 1, n)},
-          {"replicated", replicated(shape, n)},
-          {"boxes", box_shard(shape, strips)},
-          {"on half", on_ranks(flat_shard(shape, n / 2), 0, 2, n)}};
-}
-
-template <class F>
-void for_each_access(F f) {
-  f(unshard::read);
-  f(read_write);
-  f(overwrite);
-}
-
 /// 20,000 parameters of 4 to 64 KiB, and the same bytes in 208.
 row small_pieces(int ranks, const bench::effort& effort) {
-  std::vector<any_layout> many;
-  std::size_t total = 0;
-  for (std::size_t i = 0; i < 20'000; ++i) {
-    const auto elements = static_cast<index_t>(1024 * (1 + i % 16));
-    many.emplace_back(flat_shard({elements}, ranks));
-    total += static_cast<std::size_t>(elements) * element;
-  }
   const options o{.budget = 128 * MiB};
-  model small(many, o), large(equal_parts(total, 208, ranks), o);
+  const auto many = bench::small_parts(ranks);
+  model small(many, o), large(equal_parts(bench::small_bytes, 208, ranks), o);
   row result = row_of("20,000 small, read_write root", small, many.size(), o);
   std::atomic<std::size_t> wrong{0};
   run_ranks(ranks, [&](threads_communicator& comm) {
@@ -335,16 +219,11 @@ int main(int argc, char** argv) {
   }
   for (const int n : ranks) {
     if (!wanted.contains("layouts")) break;
-    for (const auto& named : layouts_of(chunk, n)) {
-      for (const residency on : {root(0), every_rank}) {
-        for_each_access([&](auto access) {
-          options o = plain;
-          o.on = on;
-          const std::string what = named.first + " " + std::string(access.name) + (on.all() ? " everywhere" : " root");
-          table.add(against_floor(what, access, {named.second}, o, effort));
-        });
-      }
-    }
+    bench::for_each_case(chunk, n, [&](const std::string& what, const any_layout& layout, auto access, residency on) {
+      options o = plain;
+      o.on = on;
+      table.add(against_floor(what, access, {layout}, o, effort));
+    });
   }
   for (const int n : ranks) {
     if (wanted.contains("small")) table.add(small_pieces(n, effort));

@@ -1,8 +1,12 @@
 // mpi: ranges of chunks over processes against bare MPI for the same movement, alternating in the same processes.
-//   mpirun -n 2 benchmarks/bench_mpi [--runs N] [--seconds S] [--model BYTES] [--chunk BYTES] [--json FILE]
-// The model is flat_shard vectors of float, so that a chunk is one contiguous part of each rank; the floor is the best
-// of what bare MPI offers for the movement: a blocking collective, or non-blocking sends and receives with this rank's
-// own part copied by memcpy. The bodies, ours and the floor's, do nothing, but under overwrite, where both fill.
+//   mpirun -n 2 benchmarks/bench_mpi [--part chunks,overlap,small,sizes,layouts] [--runs N] [--seconds S] [--model
+//   BYTES]
+//                                    [--chunk BYTES] [--to BYTES] [--json FILE]
+// The floor is the fastest of what bare MPI offers for the movement: collectives, or non-blocking sends and receives
+// with this rank's own part copied by memcpy. Where a rank's bytes are strided in the chunk, messages have derived
+// types, made beforehand, or pass a second buffer as large as the chunk and are copied; collectives always pass it.
+// `chunks`: a model of flat vectors; both sides obtain the chunk anew in every run, and fill it under overwrite.
+// `sizes` and `layouts`: one chunk, in one buffer that both sides have beforehand; no body does anything.
 // `small` is 20,000 parameters of 4 to 64 KiB against the same bytes in 208 large ones, both ours.
 // `process_peak` in the JSON is how far one range raised the process's resident set, the most of any rank.
 
@@ -12,16 +16,20 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <unshard/comm/mpi.hpp>
 #include <unshard/unshard.hpp>
 #include <vector>
 
 #include "bench.hpp"
+#include "cases.hpp"
+#include "floor.hpp"
+#include "mpi_floor.hpp"
+#include "side.hpp"
 
 namespace {
 
@@ -72,150 +80,175 @@ void print(const std::string& what, std::size_t bytes, std::size_t params, std::
   table->add(r);
 }
 
-/// A model whose parameters are equal parts of `total` bytes, or of the sizes given.
-struct model {
-  explicit model(const std::vector<index_t>& elements) {
-    for (index_t e : elements) {
-      const flat_shard layout({e}, n);
-      total += static_cast<std::size_t>(e) * 4;
-      shards.emplace_back(static_cast<std::size_t>(layout.boxes_of(me).begin()->size.elements()), 1.0F);
-      handles.emplace_back("", layout, sizeof(float), std::as_writable_bytes(std::span(shards.back())));
+const auto nothing = [](auto&) {};
+
+template <class A>
+constexpr bool fills = !A::gathers;
+
+/// What one row compares: this rank's side, and the same bytes by bare MPI in the same buffers.
+class contest {
+ public:
+  /// `fresh`: each run, ours and the floor's, obtains its chunk anew; else both have one that is there before.
+  template <class A>
+  contest(const std::vector<any_layout>& layouts, const options& o, A, bool fresh)
+      : o_(o), fresh_(fresh), mine_(layouts, me, o) {
+    const chunk_plan plan = make_plan(mine_.handles(), o);
+    summary_ = plan.summary();
+    parts_ = bench::parts_of(plan, mine_.handles(), layouts, bench::element);
+    mine_.fill(parts_);
+    if (!fresh) mine_.keep_buffer(summary_.peak);
+    for (const auto& chunk : parts_) {
+      if (A::gathers) gathers_.emplace_back(chunk, o.on, true, me, n);
+      if (A::writes) writes_.emplace_back(chunk, o.on, false, me, n);
     }
   }
-  std::size_t wrong(float value) const {
-    std::size_t count = 0;
-    for (const auto& s : shards)
-      count += static_cast<std::size_t>(std::count_if(s.begin(), s.end(), [&](float x) { return x != value; }));
+
+  template <class A>
+  void ours(mpi_communicator& comm, A access) {
+    std::size_t c = 0;
+    const auto body = [&](auto& chunk) {
+      if constexpr (fills<A>)
+        if (fresh_) fill(c++, (*chunk.begin()).bytes().data());
+    };
+    fresh_ ? mine_.pass(comm, access, o_, memory_, body) : mine_.pass(comm, access, o_, body);
+  }
+
+  /// between(chunk, number) where this rank holds it.
+  template <class Between>
+  void bare(bench::bare_movement::way way, Between between) {
+    const bool holds = o_.on.holds(me);
+    std::unique_ptr<std::byte[]> obtained(fresh_ && holds ? new std::byte[summary_.peak] : nullptr);
+    std::byte* const chunk = fresh_ ? obtained.get() : mine_.buffer();
+    for (std::size_t c = 0; c < parts_.size(); ++c) {
+      if (!gathers_.empty()) gathers_[c].run(way, chunk, mine_.shards(), stage_.get());
+      if (holds) between(chunk, c);
+      if (!writes_.empty()) writes_[c].run(way, chunk, mine_.shards(), stage_.get());
+    }
+  }
+
+  /// Ours, then each way that bare MPI has.
+  template <class A>
+  std::vector<variant> variants(mpi_communicator& comm, A access) {
+    using bare_movement = bench::bare_movement;
+    std::vector<variant> list;
+    list.push_back({"ours", [this, &comm, access] { ours(comm, access); }});
+    const auto any = [&](auto asks) {
+      return std::any_of(gathers_.begin(), gathers_.end(), asks) || std::any_of(writes_.begin(), writes_.end(), asks);
+    };
+    const bool strided = any([](const bare_movement& m) { return m.strided(); });
+    const auto way = [&](const char* name, bare_movement::way w) {
+      for (const auto* list_of : {&gathers_, &writes_}) {
+        for (const bare_movement& m : *list_of) staging_ = std::max(staging_, m.staging(w));
+      }
+      list.push_back({name, [this, w] {
+                        bare(w, [&](std::byte* chunk, std::size_t c) {
+                          if (fills<A> && fresh_) fill(c, chunk);
+                        });
+                      }});
+      ways_.push_back(w);
+    };
+    way(strided ? "messages, derived types" : "messages", bare_movement::messages);
+    if (strided) way("messages and copies", bare_movement::packed);
+    if (any([](const bare_movement& m) { return m.has_collective(); }))
+      way(strided ? "collectives and copies" : "collectives", bare_movement::collectives);
+    stage_ = bench::touched(staging_);
+    return list;
+  }
+
+  /// Bytes that are not what they should be, of all ranks, after ours. Ends the job where the floor moves others.
+  template <class A>
+  std::size_t wrong(mpi_communicator& comm, A access) {
+    const std::size_t ours =
+        total(fresh_ ? mine_.wrong(comm, access, memory_, parts_) : mine_.wrong(comm, access, parts_));
+    for (const auto way : ways_) {
+      std::size_t count = 0;
+      mine_.fill(parts_);
+      bare(way, [&](std::byte* chunk, std::size_t c) { count += mine_.wrong_chunk(access, chunk, c, parts_[c]); });
+      count += mine_.wrong_shards(parts_, A::writes ? ~0U : 0U);
+      if (total(count) == 0) continue;
+      std::fprintf(stderr, "bench_mpi: rank %d: the floor's way %d moved %zu bytes to wrong places.\n", me, way, count);
+      MPI_Abort(MPI_COMM_WORLD, 1);
+    }
+    return ours;
+  }
+
+  /// How far one range, its chunk obtained in it, raises the process's resident set, the most of any rank.
+  template <class A>
+  std::size_t process_peak(mpi_communicator& comm, A access) {
+    return most(rise([&] {
+      counted_memory<> memory;
+      std::size_t c = 0;
+      mine_.pass(comm, access, o_, memory, [&](auto& chunk) {
+        if constexpr (fills<A>) fill(c++, (*chunk.begin()).bytes().data());
+      });
+    }));
+  }
+
+  const plan_summary& summary() const { return summary_; }
+  std::size_t peak() const { return most(fresh_ ? memory_.peak() : mine_.peak()); }
+
+ private:
+  /// What a body writes: all of the chunk, or, where all ranks hold it, the rank's own part, which is all that counts.
+  void fill(std::size_t c, std::byte* chunk) {
+    for (const bench::part& p : parts_[c]) {
+      float* const at = reinterpret_cast<float*>(chunk + p.offset);
+      if (o_.on.all() ? p.rank == me : p.rank == p.first) std::fill_n(at, p.bytes / sizeof(float), 3.0F);
+    }
+  }
+  static std::size_t total(std::size_t count) {
     MPI_Allreduce(MPI_IN_PLACE, &count, 1, MPI_UNSIGNED_LONG, MPI_SUM, MPI_COMM_WORLD);
     return count;
   }
-  std::vector<std::vector<float>> shards;
-  std::vector<parameter_view> handles;
-  std::size_t total = 0;
-};
 
-/// Our side: one range over all of it.
-template <class A>
-void pass(model& m, mpi_communicator& comm, A access, const options& o, counted_memory<>& memory, float fill) {
-  for (auto& chunk : chunks(m.handles, comm, access, o, memory)) {
-    if constexpr (std::is_same_v<A, overwrite_access>) {
-      for (auto piece : chunk) {
-        if (o.on.all()) {  // each rank's own part is all that counts
-          const auto part = static_cast<std::size_t>(piece.elements()) / static_cast<std::size_t>(n);
-          const auto mine = piece.template as<float>().subspan(part * static_cast<std::size_t>(me), part);
-          std::fill(mine.begin(), mine.end(), fill);
-        } else {
-          std::fill(piece.template as<float>().begin(), piece.template as<float>().end(), fill);
-        }
-      }
-    }
-  }
-}
-
-/// The floor: the same bytes between the same buffers.
-struct bare {
-  model& m;
-  std::size_t elements;              // of the chunk, where this rank holds it
-  std::unique_ptr<float[]> chunk{};  // obtained anew in every run, as a range does: fresh pages on both sides
-  void obtain() { chunk.reset(elements == 0 ? nullptr : new float[elements]); }
-  std::size_t part(std::size_t i) const { return m.shards[i].size(); }
-  int bytes(std::size_t i) const { return static_cast<int>(part(i) * 4); }
-  float* at(std::size_t i, int rank) { return chunk.get() + part(i) * static_cast<std::size_t>(rank); }
-
-  void gather(std::size_t i) {
-    MPI_Gather(m.shards[i].data(), bytes(i), MPI_BYTE, chunk.get(), bytes(i), MPI_BYTE, 0, MPI_COMM_WORLD);
-  }
-  void scatter(std::size_t i) {
-    MPI_Scatter(chunk.get(), bytes(i), MPI_BYTE, m.shards[i].data(), bytes(i), MPI_BYTE, 0, MPI_COMM_WORLD);
-  }
-  void all_gather(std::size_t i) {
-    MPI_Allgather(m.shards[i].data(), bytes(i), MPI_BYTE, chunk.get(), bytes(i), MPI_BYTE, MPI_COMM_WORLD);
-  }
-  /// Messages to or from the root, or between all; the own part by memcpy.
-  void messages(std::size_t i, bool to_holder, bool all) {
-    std::vector<MPI_Request> requests;
-    const auto post = [&](bool sends, float* p, int peer) {
-      MPI_Request& r = requests.emplace_back();
-      sends ? MPI_Isend(p, bytes(i), MPI_BYTE, peer, 0, MPI_COMM_WORLD, &r)
-            : MPI_Irecv(p, bytes(i), MPI_BYTE, peer, 0, MPI_COMM_WORLD, &r);
-    };
-    const bool holds = all || me == 0;
-    for (int k = 1; k < n; ++k) {
-      const int peer = (me + k) % n;
-      if (!all && me != 0 && peer != 0) continue;
-      if (to_holder ? (all || peer == 0) : holds) post(true, to_holder ? m.shards[i].data() : at(i, peer), peer);
-      if (to_holder ? holds : peer == 0) post(false, to_holder ? at(i, peer) : m.shards[i].data(), peer);
-    }
-    if (holds && to_holder) std::memcpy(at(i, me), m.shards[i].data(), static_cast<std::size_t>(bytes(i)));
-    if (holds && !to_holder) std::memcpy(m.shards[i].data(), at(i, me), static_cast<std::size_t>(bytes(i)));
-    MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE);
-  }
-  void keep_own(std::size_t i) { std::memcpy(m.shards[i].data(), at(i, me), static_cast<std::size_t>(bytes(i))); }
-  void fill(std::size_t i, bool all, float value) {
-    if (all) std::fill_n(at(i, me), part(i), value);
-    if (!all && me == 0) std::fill_n(chunk.get(), part(i) * static_cast<std::size_t>(n), value);
-  }
+  options o_;
+  bool fresh_;
+  bench::side mine_;
+  plan_summary summary_;
+  counted_memory<> memory_;
+  std::vector<std::vector<bench::part>> parts_;
+  std::vector<bench::bare_movement> gathers_, writes_;  // of each chunk
+  std::vector<bench::bare_movement::way> ways_;
+  std::size_t staging_ = 0;
+  bench::block stage_;
 };
 
 template <class A>
-void compare(model& m, mpi_communicator& comm, A access, bool all, std::size_t chunk) {
-  const options o{.budget = chunk, .on = all ? every_rank : root(0), .verify = false};
-  const std::size_t count = m.shards.size();
-  counted_memory<> memory;
-  bare floor{m, all || me == 0 ? chunk / 4 : 0};
-  std::vector<variant> variants;
-  variants.push_back({"ours", [&] { pass(m, comm, access, o, memory, 3.0F); }});
-  for (const bool collective : {true, false}) {
-    variants.push_back({collective ? "collectives" : "messages", [&, collective] {
-                          floor.obtain();
-                          for (std::size_t i = 0; i < count; ++i) {
-                            if (A::gathers && collective) all ? floor.all_gather(i) : floor.gather(i);
-                            if (A::gathers && !collective) floor.messages(i, true, all);
-                            if (!A::gathers) floor.fill(i, all, 3.0F);
-                            if (!A::writes) continue;
-                            if (all) {
-                              floor.keep_own(i);
-                            } else {
-                              collective ? floor.scatter(i) : floor.messages(i, false, false);
-                            }
-                          }
-                        }});
-  }
+void compare(mpi_communicator& comm, const std::string& what, const std::vector<any_layout>& layouts, A access,
+             const options& o, bool fresh) {
+  contest c(layouts, o, access, fresh);
+  std::vector<variant> variants = c.variants(comm, access);
   alternate(variants);
-  const std::size_t wrong = m.wrong(A::gathers ? 1.0F : 3.0F);
-  for (auto& s : m.shards) std::fill(s.begin(), s.end(), 1.0F);
-  const std::size_t held = most(rise([&] { pass(m, comm, access, o, memory, 1.0F); }));
-  print(std::string(A::name) + (all ? " everywhere" : " root"), m.total, count, count, chunk, most(memory.peak()),
-        wrong, variants, {{"process_peak", held}});
+  nlohmann::json more = nlohmann::json::object();
+  const std::size_t wrong = c.wrong(comm, access);
+  if (o.budget >= 16 * MiB) more["process_peak"] = c.process_peak(comm, access);  // below, pages of all else decide
+  print(what, c.summary().bytes, layouts.size(), c.summary().chunks, o.budget, c.peak(), wrong, variants, more);
 }
 
 void small_pieces(mpi_communicator& comm, std::size_t chunk) {
-  std::vector<index_t> many, few;
-  std::size_t total = 0;
-  for (std::size_t i = 0; i < 20'000; ++i) {
-    many.push_back(static_cast<index_t>(1024 * (1 + i % 16)));
-    total += static_cast<std::size_t>(many.back());
-  }
-  for (int i = 0; i < 208; ++i) few.push_back(static_cast<index_t>(total / 208));
-  model small(many), large(few);
   const options o{.budget = chunk};
+  const auto many = bench::small_parts(n);
+  bench::side small(many, me, o), large(bench::equal_parts(bench::small_bytes, 208, n), me, o);
   counted_memory<> memory, other;
-  const auto plan = make_plan(small.handles, o);
+  const auto plan = make_plan(small.handles(), o);
   std::vector<variant> variants;
-  variants.push_back({"ours", [&] { pass(small, comm, read_write, o, memory, 0); }});
-  variants.push_back({"ours, 208 large", [&] { pass(large, comm, read_write, o, other, 0); }});
+  variants.push_back({"ours", [&] { small.pass(comm, read_write, o, memory, nothing); }});
+  variants.push_back({"ours, 208 large", [&] { large.pass(comm, read_write, o, other, nothing); }});
   alternate(variants);
-  print("20,000 small, read_write root", small.total, many.size(), plan.chunks(), chunk, most(memory.peak()),
-        small.wrong(1.0F), variants);
+  std::size_t wrong =
+      small.wrong(comm, read_write, memory, bench::parts_of(plan, small.handles(), many, bench::element));
+  MPI_Allreduce(MPI_IN_PLACE, &wrong, 1, MPI_UNSIGNED_LONG, MPI_SUM, MPI_COMM_WORLD);
+  print("20,000 small, read_write root", bench::small_bytes, many.size(), plan.chunks(), chunk, most(memory.peak()),
+        wrong, variants);
 }
 
 /// What a root that computes for as long as a gather takes gains from gathering ahead.
-void overlap(model& m, mpi_communicator& comm, std::size_t chunk) {
+void overlap(mpi_communicator& comm, const std::vector<any_layout>& layouts, std::size_t chunk) {
+  bench::side mine(layouts, me, {.budget = chunk});
   counted_memory<> memory;
   double seconds = 0;  // of computing, for each chunk
   const auto run = [&](int in_flight, bool polls) {
     const options o{.budget = chunk * static_cast<std::size_t>(in_flight), .in_flight = in_flight, .verify = false};
-    for (auto& c : chunks(m.handles, comm, unshard::read, o, memory)) {
+    for (auto& c : chunks(mine.handles(), comm, unshard::read, o, memory)) {
       if (me != 0 || c.size() == 0) continue;
       int flag = 0;
       for (const double until = MPI_Wtime() + seconds; MPI_Wtime() < until;) {
@@ -226,14 +259,14 @@ void overlap(model& m, mpi_communicator& comm, std::size_t chunk) {
   std::vector<variant> gather;
   gather.push_back({"ours", [&] { run(1, false); }});
   alternate(gather);
-  seconds = gather[0].seconds.median() / static_cast<double>(m.shards.size());
+  seconds = gather[0].seconds.median() / static_cast<double>(layouts.size());
   for (const bool polls : {false, true}) {
     std::vector<variant> variants;
     variants.push_back({"ours", [&] { run(2, polls); }});
     variants.push_back({"in_flight 1", [&] { run(1, false); }});
     alternate(variants);
-    print(polls ? "in_flight 2 / 1, read root, body polls" : "in_flight 2 / 1, read root", m.total, m.shards.size(),
-          m.shards.size(), 2 * chunk, most(memory.peak()), 0, variants);
+    print(polls ? "in_flight 2 / 1, read root, body polls" : "in_flight 2 / 1, read root", chunk * layouts.size(),
+          layouts.size(), layouts.size(), 2 * chunk, most(memory.peak()), 0, variants);
   }
 }
 
@@ -243,13 +276,16 @@ int main(int argc, char** argv) {
   MPI_Init(&argc, &argv);
   MPI_Comm_rank(MPI_COMM_WORLD, &me);
   MPI_Comm_size(MPI_COMM_WORLD, &n);
-  std::size_t size = GiB, chunk = 128 * MiB;
+  std::size_t size = GiB, chunk = 128 * MiB, to = GiB;
+  std::vector<std::string> parts{"chunks", "overlap", "small", "sizes", "layouts"};
   std::string json;
   CLI::App app{"Ranges of chunks over processes against bare MPI."};
+  app.add_option("--part", parts, "which parts, by comma")->delimiter(',');
   app.add_option("--runs", effort.least, "least runs of each");
   app.add_option("--seconds", effort.seconds, "most seconds for a row that varies");
-  app.add_option("--model", size, "bytes");
+  app.add_option("--model", size, "bytes, in chunks of one parameter each");
   app.add_option("--chunk", chunk, "bytes");
+  app.add_option("--to", to, "largest size, bytes");
   app.add_option("--json", json, "file");
   CLI11_PARSE(app, argc, argv);
   char version[MPI_MAX_LIBRARY_VERSION_STRING] = {};
@@ -264,18 +300,33 @@ int main(int argc, char** argv) {
     table->note("library", library);
     table->note("ranks", n);
   }
+  const std::set<std::string> wanted(parts.begin(), parts.end());
+  const options plain{.budget = chunk, .verify = false};
   {
     mpi_communicator comm(MPI_COMM_WORLD);
-    {
-      model m(std::vector<index_t>(size / chunk, static_cast<index_t>(chunk / 4)));
-      for (const bool all : {false, true}) {
-        compare(m, comm, unshard::read, all, chunk);
-        compare(m, comm, read_write, all, chunk);
-        compare(m, comm, overwrite, all, chunk);
-      }
-      overlap(m, comm, chunk);
+    const auto chunks_of = bench::equal_parts(size, size / chunk, n);
+    for (const residency on : {root(0), every_rank}) {
+      if (!wanted.contains("chunks")) break;
+      bench::for_each_access([&](auto access) {
+        options o = plain;
+        o.on = on;
+        compare(comm, std::string(access.name) + (on.all() ? " everywhere" : " root"), chunks_of, access, o, true);
+      });
     }
-    small_pieces(comm, chunk);
+    if (wanted.contains("overlap")) overlap(comm, chunks_of, chunk);
+    if (wanted.contains("small")) small_pieces(comm, chunk);
+    for (std::size_t bytes = 4 * KiB; wanted.contains("sizes") && bytes <= to; bytes *= 4) {
+      options o = plain;
+      o.budget = bytes;
+      compare(comm, "size, flat read_write root", bench::equal_parts(bytes, 1, n), read_write, o, false);
+    }
+    if (wanted.contains("layouts")) {
+      bench::for_each_case(chunk, n, [&](const std::string& what, const any_layout& layout, auto access, residency on) {
+        options o = plain;
+        o.on = on;
+        compare(comm, what, {layout}, access, o, false);
+      });
+    }
   }
   int status = me == 0 ? table->finish(json) : 0;
   MPI_Finalize();
