@@ -3,103 +3,11 @@
 
 A section whose results are not there says which command makes them. No figure is written by hand.
 """
-import json
 import pathlib
-import statistics
 import sys
 
-import matplotlib
-
-matplotlib.use('svg')
-import matplotlib.pyplot as plt  # noqa: E402
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-RESULTS = ROOT / 'benchmarks/results'
-MiB = 1 << 20
-# Okabe and Ito's colours, which colour-blind readers can tell apart, as far as they show on white and on black.
-COLOURS = ['#0072b2', '#e69f00', '#009e73', '#cc79a7', '#d55e00', '#56b4e9']
-plt.rcParams.update({'svg.fonttype': 'none', 'svg.hashsalt': 'unshard', 'font.family': 'sans-serif', 'font.size': 10,
-                     'savefig.transparent': True, 'axes.spines.top': False, 'axes.spines.right': False,
-                     'axes.prop_cycle': plt.cycler(color=COLOURS), 'legend.frameon': False,
-                     **{name: '#808080' for name in ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color',
-                                                     'ytick.color', 'axes.titlecolor')}})
-
-
-def results(name):
-    file = RESULTS / f'{name}.json'
-    return json.loads(file.read_text()) if file.exists() else None
-
-
-def rows(result, **wanted):
-    return [r for r in result['rows'] if all(r.get(k) == v for k, v in wanted.items())]
-
-
-def size(count):
-    for unit, of in (('GiB', 1 << 30), ('MiB', MiB), ('KiB', 1 << 10)):
-        if count >= of:
-            return f'{count / of:.4g} {unit}'
-    return f'{count} B'
-
-
-def seconds(us):
-    return f'{us / 1e6:.3g} s' if us >= 1e6 else f'{us / 1e3:.3g} ms' if us >= 1e3 else f'{us:.3g} µs'
-
-
-def table(head, lines, align=None):
-    align = align or ['---'] + ['--:'] * (len(head) - 1)
-    return '\n'.join('| ' + ' | '.join(str(c) for c in line) + ' |' for line in [head, align, *lines]) + '\n'
-
-
-def where(result):
-    at = f"{result['cores']} cores ({result['machine']}), load {result['load']:.2f} at the start, {result['compiler']}"
-    if result.get('library'):
-        at += f", {result['library']}"
-    return f"`{result['command']}` at `{result['revision']}`: {at}.\n"
-
-
-class page:
-    def __init__(self, out):
-        self.out = out
-        self.text = []
-
-    def add(self, *paragraphs):
-        self.text += [p.rstrip('\n') + '\n' for p in paragraphs]
-
-    def missing(self, title, command):
-        self.add(f'## {title}', f'No results are kept. `{command}` makes them.')
-
-    def picture(self, figure, name, says):
-        figure.savefig(self.out.parent / f'{self.out.stem}-{name}.svg', bbox_inches='tight', metadata={'Date': None})
-        plt.close(figure)
-        self.add(f'![{says}]({self.out.stem}-{name}.svg)')
-
-    def write(self):
-        self.out.write_text('\n'.join(self.text))
-
-
-def log_axes(axes, x, y):
-    axes.set_xscale('log')
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-
-
-ACCESSES = [f'{a} {o}' for o in ('root', 'everywhere') for a in ('read', 'read_write', 'overwrite')]
-
-
-def layout_rows(result):
-    """Rows of the part that goes over every layout, by {layout, ranks}, then by access and residency."""
-    layouts = {}
-    for r in result['rows']:
-        kind = next((k for k in ACCESSES if r['what'].endswith(' ' + k)), None)
-        if kind and ',' not in r['what']:
-            layouts.setdefault((r['what'].removesuffix(' ' + kind), r['ranks']), {})[kind] = r
-    return layouts
-
-
-def mpi_results(ranks=(2, 4, 8)):
-    found = [results(f'mpi-{library}-{n}') for library in ('openmpi', 'mpich') for n in ranks]
-    return [r for r in found if r]
-
+from figures import ACCESSES, RESULTS, MiB, layout_rows, log_axes, mpi_results, page, plt, results, rows, seconds, size, table, where
+from moving import mpi, threads
 
 MISSED = {'today / unshard': 'the bare floor itself is only twice as fast as today\'s way on this machine',
           'deepspeed / unshard overwrite': 'what is left is spread out: packing, the fill, socket copies, the making of handles'}
@@ -145,7 +53,8 @@ def goals(to):
     if every:
         most = max(r['peak'] / r['budget'] for r in every)
         goal(lines, f'peak / budget by the allocator, {len(every)} rows', '≤ 1.00', f'{most:.3f}', most <= 1)
-    process = [r['process_peak'] / r['budget'] for result in mpi_results() for r in result['rows'] if 'process_peak' in r]
+    process = [r['process_peak'] / r['budget'] for result in mpi_results() for r in result['rows']
+               if 'process_peak' in r and r['budget'] == 128 * MiB]
     if process:
         goal(lines, 'peak / budget by the process, MPI, 128 MiB chunks', '≤ 1.10', f'{max(process):.3f}', max(process) <= 1.1)
     plan = results('plan')
@@ -192,120 +101,9 @@ def goals(to):
                 found = run['ratios'][name][0]
                 goal(lines, f"PyTorch, `{run['command']}`: {name}", f'{sign} {than}', f'{found:.3g}',
                      found <= than if sign == '≤' else found >= than, MISSED.get(name, '') if sign == '≥' and found < than else '')
+    if not lines:
+        return to.missing('The goals', 'benchmarks/run full --save')
     to.add('## The goals', table(['', 'goal', 'found', 'met', ''], lines, ['---', '---', '---', '---', '---']))
-
-
-def threads(to):
-    result = results('gather')
-    if result is None:
-        return to.missing('Over threads', 'benchmarks/run full --save')
-    to.add('## Over threads', where(result),
-           'Ours is a range of chunks with its opening, its votes and its planning. The floor is the same copies, between '
-           'the same addresses, split evenly over min(ranks, cores) plain threads that are there already; runs alternate '
-           'in one process, medians. `.verify` is off: what it costs stands below. A `ratio` under 1 is no '
-           'magic: a rank that waits carries bytes in small blocks from a common list, the floor\'s threads each have a fixed half.')
-
-    sizes = rows(result, what='size, flat read_write root')
-    if sizes:
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-        for n in sorted({r['ranks'] for r in sizes}):
-            of = [r for r in sizes if r['ranks'] == n]
-            left.plot([r['bytes'] for r in of], [r['algbw'] for r in of], marker='o', ms=3, label=f'{n} ranks')
-            right.plot([r['bytes'] for r in of], [r['ratio'] for r in of], marker='o', ms=3, label=f'{n} ranks')
-        log_axes(left, 'bytes of the value', 'GB/s, there and back')
-        log_axes(right, 'bytes of the value', 'time / floor')
-        right.axhline(1, color='#808080', lw=.8, ls=':')
-        right.set_yscale('log')
-        left.legend()
-        to.add('### From 4 KiB to 1 GiB', 'One `flat` value, one chunk, `read_write` on a root. Below a MiB the votes and '
-               'the waking of threads decide. At 1 GiB the floor is ahead: one memcpy of hundreds of MiB passes glibc\'s '
-               '`x86_non_temporal_threshold` and stores around the caches; our runs of 128 KiB never do. With the threshold out '
-               'of reach (`GLIBC_TUNABLES=glibc.cpu.x86_non_temporal_threshold=0x100000000 benchmarks/gather --part sizes`) '
-               'the floor loses that.')
-        to.picture(figure, 'sizes', 'Left: rate against size; right: time over floor against size')
-        to.add(table(['size', 'ranks', 'time', 'cv', 'algbw', 'busbw', 'floor', 'ratio', 'runs'],
-                     [[size(r['bytes']), r['ranks'], seconds(r['time_us']), f"{r['cv']:.0f} %", f"{r['algbw']:.2f}",
-                       f"{r['busbw']:.2f}", seconds(r['floor_us']), f"{r['ratio']:.2f}", r['runs']] for r in sizes]))
-
-    layouts = layout_rows(result)
-    if layouts:
-        chunk = next(iter(next(iter(layouts.values())).values()))['bytes']
-        to.add(f'### Every layout, access and residency at {size(chunk)}', 'Time over floor.',
-               table(['layout', 'ranks'] + ACCESSES,
-                     [[name, n] + [f"{by[k]['ratio']:.2f}" if k in by else '' for k in ACCESSES]
-                      for (name, n), by in layouts.items()]))
-
-    for what, title, says in (
-            ('20,000 small, read_write root', 'Many small parameters',
-             '20,000 parameters of 4 to 64 KiB against the same bytes in 208 large ones, both ours, `read_write` on a root.'),
-            ('in_flight 2 / 1, read root', 'Two chunks in flight',
-             '`read` on a root whose body computes for as long as a gather takes; `.in_flight = 2` against 1. The '
-             'waiting ranks carry the bytes of the next chunk while the root computes.')):
-        of = rows(result, what=what)
-        if of:
-            to.add(f'### {title}', says,
-                   table(['ranks', 'bytes', 'chunks', 'time', 'against', 'ratio', 'runs'],
-                         [[r['ranks'], size(r['bytes']), r['chunks'], seconds(r['time_us']),
-                           f"{r['floor'].removeprefix('ours, ')}: {seconds(r['floor_us'])}", f"{r['ratio']:.2f}", r['runs']]
-                          for r in of]))
-    of = [r for r in result['rows'] if r['what'].startswith('verify, ')]
-    if of:
-        to.add('### What `.verify` costs', '`.verify` on against off, one chunk, 2 ranks; the body fills what it overwrites.',
-               table(['', 'size', 'on', 'off', 'ratio'],
-                     [[r['what'].removeprefix('verify, '), size(r['bytes']), seconds(r['time_us']), seconds(r['floor_us']),
-                       f"{r['ratio']:.2f}"] for r in of]))
-    growth(to, result)
-
-
-def growth(to, result):
-    kinds = (('growth, ranks', 'ranks', 'ranks (threads)'), ('growth, parameters', 'params', 'parameters, 2 ranks'),
-             ('growth, budget', 'share', 'model / budget, 2 ranks'))
-    for r in result['rows']:
-        r['share'] = r['bytes'] / r['budget']
-    if not all(rows(result, what=k[0]) for k in kinds):
-        return
-    figure, panels = plt.subplots(1, 3, figsize=(10, 3))
-    for (what, key, label), axes in zip(kinds, panels):
-        of = rows(result, what=what)
-        axes.plot([r[key] for r in of], [r['time_us'] / 1e3 for r in of], marker='o', ms=3, label='ours')
-        axes.plot([r[key] for r in of], [r['floor_us'] / 1e3 for r in of], marker='o', ms=3, label='the copies alone')
-        log_axes(axes, label, 'ms')
-        if what == 'growth, parameters':
-            axes.set_yscale('log')
-        else:
-            axes.set_ylim(bottom=0)
-    panels[0].legend()
-    figure.tight_layout()
-    first = rows(result, what='growth, ranks')[0]
-    to.add('### How it grows', f"{size(first['bytes'])}, `flat`, `read_write` on a root. Over ranks: 64 parameters in "
-           f"chunks of {size(first['budget'])}, as many threads as ranks on {result['cores']} cores. Over parameters: two "
-           'chunks. Over the budget: 256 parameters, cut anywhere.')
-    to.picture(figure, 'growth', 'Time over ranks, parameters and budget, ours and the copies alone')
-    for what, key, label in kinds:
-        to.add(table([label, 'chunks', 'time', 'floor', 'ratio', 'peak / budget'],
-                     [[f"{r[key]:.4g}" if key == 'share' else f'{r[key]:,}', r['chunks'], seconds(r['time_us']),
-                       seconds(r['floor_us']), f"{r['ratio']:.2f}", f"{r['peak'] / r['budget']:.3f}"]
-                      for r in rows(result, what=what)]))
-
-
-def mpi(to):
-    found = mpi_results()
-    if not found:
-        return to.missing('Over MPI', 'benchmarks/run full --save')
-    to.add('## Over MPI', 'The floor is the best of bare MPI for the same movement: blocking collectives, or non-blocking '
-           'messages with the own part copied; both sides obtain their chunk buffer anew in each run. Runs alternate in '
-           'the same processes. The process\'s peak is how far a range raises its resident set, the most of any rank. '
-           'Ranks beyond the cores share them, and bare MPI suffers from that more or less than we do: above '
-           f'{found[0]["cores"]} ranks the ratio says little.')
-    for result in found:
-        to.add(f"### {result['library']}, {result['ranks']} ranks", where(result),
-               table(['', 'size', 'chunks', 'time', 'cv', 'algbw', 'busbw', 'floor', 'ratio', 'peak / budget: allocator',
-                      'process', 'runs'],
-                     [[r['what'], size(r['bytes']), r['chunks'], seconds(r['time_us']), f"{r['cv']:.0f} %",
-                       f"{r['algbw']:.2f}", f"{r['busbw']:.2f}", f"{seconds(r['floor_us'])} ({r['floor']})",
-                       f"{r['ratio']:.2f}", f"{r['peak'] / r['budget']:.3f}",
-                       f"{r['process_peak'] / r['budget']:.3f}" if 'process_peak' in r else '', r['runs']]
-                      for r in result['rows']]))
 
 
 def planners(to):

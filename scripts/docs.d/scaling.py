@@ -6,7 +6,7 @@ Every figure of the page is read from there. Without the file the page says whic
 import pathlib
 import sys
 
-from benchmarks import COLOURS, log_axes, page, plt, results, size, table
+from figures import COLOURS, log_axes, page, plt, results, size, table
 
 COMMAND = 'benchmarks/run full --save'
 ACCESSES = ('read', 'read_write', 'overwrite')
