@@ -219,6 +219,7 @@ void compare(mpi_communicator& comm, const std::string& what, const std::vector<
   std::vector<variant> variants = c.variants(comm, access);
   alternate(variants);
   nlohmann::json more = nlohmann::json::object();
+  for (const variant& v : variants) more["ways"][v.name] = v.seconds.median() * 1e6;
   const std::size_t wrong = c.wrong(comm, access);
   if (o.budget >= 16 * MiB) more["process_peak"] = c.process_peak(comm, access);  // below, pages of all else decide
   print(what, c.summary().bytes, layouts.size(), c.summary().chunks, o.budget, c.peak(), wrong, variants, more);
