@@ -59,17 +59,17 @@ def first_line(command):
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()[0]
 
 
-def measure(compiler, runs, folder):
+def measure(compiler, runs, folder, steps):
     sources = {}
     for name, text in CASES.items():
         sources[name] = folder / (name.replace('/', '_') + '.cpp')
         sources[name].write_text(text + '\n')
-    times = {(step, name): [] for step in STEPS for name in CASES}
+    times = {(step, name): [] for step in steps for name in CASES}
     for _ in range(runs + 1):
-        for step, options in STEPS.items():
+        for step in steps:
             for name, source in sources.items():
-                times[step, name].append(user_time([compiler, *flags(), *options, source]))
-    for step in STEPS:
+                times[step, name].append(user_time([compiler, *flags(), *STEPS[step], source]))
+    for step in steps:
         base = statistics.median(times[step, 'nlohmann/json'][1:])
         for name, source in sources.items():
             taken = times[step, name][1:]  # the first one warms the files up
@@ -93,6 +93,7 @@ def main():
     parser.add_argument('--runs', type=int, default=7)
     parser.add_argument('--json')
     parser.add_argument('--cxx', default='g++,clang++')
+    parser.add_argument('--steps', default=','.join(STEPS))
     args = parser.parse_args()
     load = os.getloadavg()[0]
     print(f'# cost of including: user time; load {load:.2f}')
@@ -101,7 +102,7 @@ def main():
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for compiler in args.cxx.split(','):
-            for r in measure(compiler, args.runs, pathlib.Path(folder)):
+            for r in measure(compiler, args.runs, pathlib.Path(folder), args.steps.split(',')):
                 rows.append(r)
                 print(
                     f'{r["compiler"]:<9} {r["step"]:<6} {r["case"]:<20} {r["ms"]:6.0f}  {r["least_ms"]:6.0f}'
