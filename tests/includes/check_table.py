@@ -52,7 +52,14 @@ PIECES = {
         'detail/threads_failure',
         'detail/threads_engine',
     ],
-    'comm/mpi': ['detail/pacer', 'detail/region_hull'],
+    'comm/mpi': [
+        'detail/pacer',
+        'detail/region_hull',
+        'detail/mpi_runs',
+        'detail/mpi_types',
+        'detail/mpi_batch',
+        'detail/mpi_engine',
+    ],
     'comm/nccl': [
         'detail/paired_regions',
         'detail/memcpy_copier',
