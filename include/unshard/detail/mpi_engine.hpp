@@ -37,7 +37,7 @@ class mpi_completion {
   std::shared_ptr<mpi_flight<Mpi>> flight_;
 };
 
-/// All that a communicator over MPI does, on a duplicate that its owner made; `Mpi` is how MPI is called.
+/// All that a communicator over MPI does, on a duplicate of its own; `Mpi` is how MPI is called (mpi_calls).
 template <class Mpi>
 class mpi_engine {
  public:
@@ -49,7 +49,7 @@ class mpi_engine {
     if (words_ != nullptr && words_->busy) static_cast<void>(words_.release());
   }
 
-  /// Collective over `comm`.
+  /// Once, before all else; collective over `comm`.
   void begin(typename Mpi::comm comm) {
     level_ = Mpi::level();
     check_thread("mpi_communicator");
