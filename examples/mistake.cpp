@@ -2,7 +2,7 @@
 // least budget that works and the other way out, before any byte has moved. Here the program of initialise.cpp without
 // its `.cut`.
 //
-// prints: make_plan: parameter 0 "w" needs 4000000 (3.8 MiB) bytes whole; the budget is 1048576 (1.0 MiB).
+// prints: make_plan: parameter 0 "w" needs 4000000 bytes (3.8 MiB) whole; the budget is 1048576 (1.0 MiB).
 // prints:   Set .budget to at least 4000000, or .cut = unshard::cut::oversized.
 
 #include <cstdio>

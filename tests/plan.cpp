@@ -182,7 +182,7 @@ TEST_CASE("make_plan: a group that can't fit is named") {
     make_plan(list, {.budget = 512, .cut = cut::anywhere});
     FAIL("no error");
   } catch (const budget_too_small& e) {
-    CHECK(std::string(e.what()).find("the group that starts with parameter 1 \"w\" needs 1024 (1.0 KiB) bytes") !=
+    CHECK(std::string(e.what()).find("the group that starts with parameter 1 \"w\" needs 1024 bytes (1.0 KiB)") !=
           std::string::npos);
     CHECK(e.parameter == 1);
     CHECK(e.least == 1024);
@@ -208,8 +208,8 @@ TEST_CASE("plan_summary: prints as a table") {
   std::ostringstream out;
   out << make_plan(list, {.budget = 8192}).summary();
   CHECK(out.str() ==
-        "chunks       1 (lower bound 1)\nvalues       4000 (3.9 KiB) bytes\nlargest      4000 (3.9 KiB) bytes\n"
-        "peak         4096 (4.0 KiB) bytes a rank\nutilisation  49 %\n");
+        "chunks       1 (lower bound 1)\nvalues       4000 bytes (3.9 KiB)\nlargest      4000 bytes (3.9 KiB)\n"
+        "peak         4096 bytes (4.0 KiB) a rank\nutilisation  49 %\n");
 }
 
 TEST_CASE("make_plan: ten real models at real size, each packing and cut") {

@@ -44,7 +44,8 @@ class host_memory {
   void* allocate(std::size_t bytes, std::size_t alignment) {
     void* p = ::operator new (bytes, std::align_val_t{alignment}, std::nothrow);
     if (p == nullptr)
-      throw out_of_memory(detail::concat("host_memory: no ", detail::in_bytes(bytes), " bytes. Lower .budget."), bytes);
+      throw out_of_memory(detail::concat("host_memory: no ", detail::in_bytes(bytes, " bytes"), ". Lower .budget."),
+                          bytes);
     return p;
   }
   void deallocate(void* p, std::size_t bytes, std::size_t alignment) noexcept {

@@ -29,8 +29,8 @@ struct plan_summary {
 /// The summary as lines of text.
 inline std::string to_string(const plan_summary& s) {
   return detail::concat("chunks       ", s.chunks, " (lower bound ", s.lower_bound, ")\nvalues       ",
-                        detail::in_bytes(s.bytes), " bytes\nlargest      ", detail::in_bytes(s.largest),
-                        " bytes\npeak         ", detail::in_bytes(s.peak), " bytes a rank\nutilisation  ",
+                        detail::in_bytes(s.bytes, " bytes"), "\nlargest      ", detail::in_bytes(s.largest, " bytes"),
+                        "\npeak         ", detail::in_bytes(s.peak, " bytes"), " a rank\nutilisation  ",
                         static_cast<std::size_t>(s.utilisation * 100 + 0.5), " %\n");
 }
 template <class Char, class Traits>
@@ -274,8 +274,8 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
   packer.finish(index);
 
   if (o.budget < c.staging && packer.largest_unit() == 0)
-    throw budget_too_small(detail::concat("make_plan: the engine stages ", detail::in_bytes(c.staging),
-                                          " bytes of its own; the budget is ", detail::in_bytes(o.budget),
+    throw budget_too_small(detail::concat("make_plan: the engine stages ", detail::in_bytes(c.staging, " bytes"),
+                                          " of its own; the budget is ", detail::in_bytes(o.budget),
                                           ".\n  Set .budget to at least ", c.staging, "."),
                            0, o.budget, c.staging);
   if (packer.largest_unit() > plan.capacity_) {
@@ -287,9 +287,9 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
     throw budget_too_small(
         detail::concat(
             "make_plan: ", packer.largest_is_group() ? "the group that starts with parameter " : "parameter ",
-            detail::called(worst, detail::name_of<handle>(h)), " needs ", detail::in_bytes(packer.largest_unit()),
-            packer.largest_is_element() ? " bytes for one element" : " bytes whole", "; the budget is ",
-            detail::in_bytes(o.budget),
+            detail::called(worst, detail::name_of<handle>(h)), " needs ",
+            detail::in_bytes(packer.largest_unit(), " bytes"),
+            packer.largest_is_element() ? " for one element" : " whole", "; the budget is ", detail::in_bytes(o.budget),
             copies == 1 && c.staging == 0 ? std::string() : detail::concat(", of which a chunk gets ", plan.capacity_),
             ".\n  Set .budget to at least ", least,
             o.cut == cut::never && !packer.largest_is_group() ? ", or .cut = unshard::cut::oversized." : "."),

@@ -14,7 +14,7 @@ namespace detail {
 inline void check_memory(cudaError_t code, std::string_view call, std::size_t bytes) {
   if (code == cudaSuccess) return;
   static_cast<void>(cudaGetLastError());  // else the next call of somebody else would report it
-  throw out_of_memory(concat("unshard: ", call, " of ", in_bytes(bytes), " bytes failed: ", cudaGetErrorName(code),
+  throw out_of_memory(concat("unshard: ", call, " of ", in_bytes(bytes, " bytes"), " failed: ", cudaGetErrorName(code),
                              ", ", cudaGetErrorString(code), ". Lower .budget."),
                       bytes);
 }

@@ -14,7 +14,8 @@ namespace detail {
 // Apart from the sums and products, which are to be inlined.
 template <std::integral I>
 [[noreturn]] void throw_overflow(I a, std::string_view sign, I b) {
-  throw size_overflow(concat("unshard: ", a, sign, b, " exceeds 2^63 - 1"));
+  throw size_overflow(
+      concat("unshard: ", a, sign, b, " exceeds 2^63 - 1, the most that a size may be; check the shape"));
 }
 
 /// a * b for values >= 0; over 2^63 - 1 is size_overflow.

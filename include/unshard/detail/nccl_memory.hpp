@@ -27,7 +27,8 @@ class nccl_memory {
     blocks_.reserve(blocks_.size() + 1);
     void* p = comm_->handle().allocate(bytes);
     if (p == nullptr)
-      throw out_of_memory(detail::concat("nccl_memory: no ", detail::in_bytes(bytes), " bytes. Lower .budget."), bytes);
+      throw out_of_memory(detail::concat("nccl_memory: no ", detail::in_bytes(bytes, " bytes"), ". Lower .budget."),
+                          bytes);
     try {
       if (reinterpret_cast<std::uintptr_t>(p) % alignment != 0)
         throw bad_options(detail::concat("nccl_memory: NCCL does not align to ", alignment, ". Lower .alignment."));

@@ -24,8 +24,8 @@ std::string concat(const Parts&... parts) {
   return out;
 }
 
-/// "2147483648 (2.0 GiB)"; below one KiB just the number.
-inline std::string in_bytes(std::uint64_t bytes) {
+/// "2147483648 (2.0 GiB)", with " bytes" for `noun` "2147483648 bytes (2.0 GiB)"; below one KiB just the number and it.
+inline std::string in_bytes(std::uint64_t bytes, std::string_view noun = {}) {
   constexpr std::string_view units[] = {"", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
   int unit = 0;
   std::uint64_t whole = bytes;
@@ -35,8 +35,8 @@ inline std::string in_bytes(std::uint64_t bytes) {
     whole /= 1024;
     ++unit;
   }
-  if (unit == 0) return std::to_string(bytes);
-  return concat(bytes, " (", whole, '.', rest * 10 / 1024, ' ', units[unit], ')');
+  if (unit == 0) return concat(bytes, noun);
+  return concat(bytes, noun, " (", whole, '.', rest * 10 / 1024, ' ', units[unit], ')');
 }
 
 /// `3 "layers.0.w"`, or just `3` where there is no name: how messages call a parameter.
