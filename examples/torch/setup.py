@@ -11,7 +11,7 @@ def extension(name, source):
     return CppExtension(
         name, [str(here / source)], include_dirs=[str(here.parents[1] / "include")],
         depends=[str(p) for p in [*here.glob("csrc/*.hpp"), *here.parents[1].glob("include/unshard/**/*.hpp")]],
-        extra_compile_args=["-std=c++20", "-O2", "-g0"])
+        extra_compile_args=["-std=c++20", "-O2", "-g0", "-fvisibility=hidden"])
 
 
 setup(

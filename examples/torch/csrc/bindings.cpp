@@ -2,11 +2,17 @@
 
 #include <torch/csrc/utils/pybind.h>
 
+#include <algorithm>
+#include <memory>
+#include <span>
+#include <string>
+#include <unshard/gather.hpp>
 #include <unshard/memory.hpp>
 
 #include "gathering.hpp"
 #include "handles.hpp"
 #include "process_group_communicator.hpp"
+#include "zero3.hpp"
 
 namespace py = pybind11;
 using unshard_torch::gathering;
@@ -33,6 +39,12 @@ std::shared_ptr<gathering> open_gathering(const handle_list& handles, std::share
   } else if (cut != "never") {
     throw py::value_error("cut is \"never\", \"oversized\" or \"anywhere\", not \"" + cut + "\"");
   }
+  // Staging is part of the budget. Where the largest parameter or group does not fit beside it, it does beside the
+  // least staging, or the error names what is needed. The same on every rank, and known before they talk to each other.
+  comm->limit_staging(std::min(budget / 16, 8 * unshard::MiB));
+  const std::size_t staging = comm->capabilities().staging;
+  const std::size_t room = budget < staging ? 0 : (budget - staging) / std::max(1, in_flight);
+  if (handles.largest(options.cut != unshard::cut::never, options.alignment) > room) comm->limit_staging(0);
   const auto make = [&]<class Access>(Access a) -> std::shared_ptr<gathering> {
     py::gil_scoped_release free;  // it waits for peers
     return std::make_shared<unshard_torch::gathering_with<Access>>(handles.shared(), std::move(comm), a, options);
@@ -41,6 +53,21 @@ std::shared_ptr<gathering> open_gathering(const handle_list& handles, std::share
   if (access == "read_write") return make(unshard::read_write);
   if (access == "overwrite") return make(unshard::overwrite);
   throw py::value_error("access is \"read\", \"read_write\" or \"overwrite\", not \"" + access + "\"");
+}
+
+/// Takes part in an opening for a rank that could not list its parameters: the others get peer_failed, and `why`.
+void refuse(process_group_communicator& comm, const std::string& why, int timeout_ms) {
+  struct refused {
+    const std::string& why;
+    unshard::flat_shard layout() const { throw unshard::bad_layout(why); }
+    std::size_t element_size() const { return 1; }
+    std::span<const std::byte> shard() const { return {}; }
+  };
+  const refused only[] = {{why}};
+  try {
+    unshard::chunks(only, comm, unshard::read, {.budget = unshard::MiB, .timeout_ms = timeout_ms});
+  } catch (const unshard::error&) {  // the caller has an error of its own
+  }
 }
 
 void register_errors(py::module_& m) {
@@ -71,21 +98,12 @@ PYBIND11_MODULE(_unshard_torch, m) {
 
   py::class_<process_group_communicator, std::shared_ptr<process_group_communicator>>(m, "Communicator")
       .def(py::init<c10::intrusive_ptr<c10d::ProcessGroup>>())
-      .def("limit_staging", &process_group_communicator::limit_staging)
-      .def_property_readonly("rank", &process_group_communicator::rank)
-      .def_property_readonly("size", &process_group_communicator::size)
-      .def_property_readonly("staging", [](const process_group_communicator& c) { return c.capabilities().staging; });
+      .def_property_readonly("size", &process_group_communicator::size);
 
   py::class_<handle_list>(m, "Handles", "Parameters as unshard sees them; nothing is copied.")
       .def(py::init<>())
-      .def(
-          "zero3",
-          [](handle_list& self, const std::string& name, const at::Tensor& ds_tensor,
-             const std::vector<std::int64_t>& shape, int ranks, std::uint64_t identity, std::uint64_t group) {
-            self.add(unshard_torch::zero3_parameter(name, ds_tensor, shape, ranks), identity, group);
-          },
-          py::arg("name"), py::arg("ds_tensor"), py::arg("shape"), py::arg("ranks"), py::arg("identity") = 0,
-          py::arg("group") = 0)
+      .def("zero3", &unshard_torch::add_zero3, py::arg("items"), py::arg("groups"), py::arg("at"), py::arg("ranks"),
+           py::arg("writes"), py::arg("status_of"))
       .def(
           "dtensor",
           [](handle_list& self, const std::string& name, const at::Tensor& local,
@@ -118,6 +136,8 @@ PYBIND11_MODULE(_unshard_torch, m) {
       .def("pieces", &gathering::pieces)
       .def_property_readonly("chunk", &gathering::chunk)
       .def_property_readonly("committed", &gathering::committed);
+  m.def("refuse", &refuse, py::arg("comm"), py::arg("why"), py::arg("timeout_ms"),
+        py::call_guard<py::gil_scoped_release>());
   m.def("open", &open_gathering, py::arg("handles"), py::arg("comm"), py::arg("access"), py::arg("budget"),
         py::arg("root"), py::arg("cut"), py::arg("in_flight"), py::arg("timeout_ms"), py::arg("first_chunk"),
         py::arg("verify"));

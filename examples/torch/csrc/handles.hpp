@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -74,6 +75,7 @@ inline torch_parameter plain_parameter(const std::string& name, const at::Tensor
 /// small parameters, objects of their own would cost more than their bytes.
 class handle_list {
  public:
+  void reserve(std::size_t n) { list_->reserve(n); }
   /// `identity` is shared by tied parameters, `group` by neighbours that stay together; 0: none.
   void add(torch_parameter p, std::uint64_t identity, std::uint64_t group) {
     p.its_identity = identity;
@@ -81,6 +83,22 @@ class handle_list {
     list_->push_back(std::move(p));
   }
   const std::shared_ptr<std::vector<torch_parameter>>& shared() const { return list_; }
+
+  /// The most bytes, aligned, that have to be in one chunk: of a group or, where nothing is cut, of a parameter. Tied
+  /// ones may count twice.
+  std::size_t largest(bool cuts, std::size_t alignment) const {
+    std::size_t most = 0, together = 0;
+    std::uint64_t group = 0;
+    for (const torch_parameter& p : *list_) {
+      const auto bytes = static_cast<std::size_t>(p.its_layout.shape().elements()) * p.local.element_size();
+      if (p.its_group == 0 && cuts) continue;
+      if (p.its_group == 0 || p.its_group != group) together = 0;
+      group = p.its_group;
+      together += (bytes + alignment - 1) / alignment * alignment;
+      most = std::max(most, together);
+    }
+    return most;
+  }
 
  private:
   std::shared_ptr<std::vector<torch_parameter>> list_ = std::make_shared<std::vector<torch_parameter>>();

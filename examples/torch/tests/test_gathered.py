@@ -164,6 +164,30 @@ def test_nested_ranges_over_the_same_parameter_are_refused():
         assert torch.equal(whole(params[0]), want[0])
 
 
+def test_what_one_rank_cannot_list_leaves_no_rank_waiting():
+    last = rank() == dist.get_world_size() - 1
+    mine = torch.zeros(4, 6).t() if last else torch.zeros(6, 4)
+    with raises((unshard.BadLayout, unshard.PeerFailed), "not contiguous") as r:
+        with unshard.gathered({"w": mine}, BUDGET, timeout_ms=60_000):
+            pass
+    assert isinstance(r.error, unshard.BadLayout) == last
+    seen, _ = shown([torch.ones(2)])                                  # by the same communicator
+    assert rank() != 0 or seen[0].sum() == 2
+
+
+def test_zero3_parameters_that_deepspeed_keeps_in_another_way_are_refused():
+    import deepspeed
+    params = parameters("zero3", values((5, 3), (7,)))
+    with deepspeed.zero.GatheredParameters(params[1]):
+        with raises(unshard.OverlappingScope, "gathered by DeepSpeed"):
+            with unshard.gathered(params, BUDGET):
+                pass
+        assert len(shown(params)[0]) == (2 if rank() == 0 else 0)     # reading is fine
+    params[1].ds_tensor.ds_quant_scale = torch.ones(1)
+    with raises(unshard.BadLayout, "quantised"):
+        shown(params)
+
+
 def test_an_empty_list():
     for params in ([], {}, torch.nn.Module()):
         seen, chunks = shown(params)

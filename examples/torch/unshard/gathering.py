@@ -58,17 +58,12 @@ class gathered:
     def __enter__(self):
         self._comm = handles.take_communicator(self._process_group)
         try:
-            listed = handles.listed(self._items, self._groups, self._comm.size, self._access != "read")
-            # Staging is part of the budget. Where a plan does not fit beside it, it does beside the least staging, or
-            # the error names what is needed: on every rank alike.
-            for staging in (min(self._open["budget"] // 16, 8 * 2 ** 20), 0):
-                self._comm.limit_staging(staging)
-                try:
-                    self._range = native.open(listed, self._comm, **self._open)
-                    break
-                except native.BudgetTooSmall:
-                    if staging == 0:
-                        raise
+            try:
+                listed = handles.listed(self._items, self._groups, self._comm.size, self._access != "read")
+            except Exception as e:
+                native.refuse(self._comm, str(e), self._open["timeout_ms"])   # so that no rank waits for this one
+                raise
+            self._range = native.open(listed, self._comm, **self._open)
         except BaseException as e:
             self._end(e)
             raise

@@ -33,34 +33,27 @@ def whole_shape(tensor):
 
 def listed(items, groups, ranks, writes):
     """Parameters as unshard sees them: `items` are (name, tensor), `groups` a number for each. Nothing is copied."""
-    out, numbers, known_group, partitioned = native.Handles(), {}, None, None
-    for (name, tensor), group in zip(items, groups):
-        if hasattr(tensor, "ds_tensor"):
-            if tensor.ds_process_group is not known_group:       # one look for each group, not for each parameter
-                known_group = tensor.ds_process_group
-                partitioned = _check_group(name, known_group, ranks)
-            if hasattr(tensor.ds_tensor, "ds_quant_scale"):
-                raise native.BadLayout("parameter %r is kept quantised; that is not supported" % name)
-            if writes and (tensor.ds_status is not partitioned or tensor.ds_secondary_tensor is not None):
-                raise native.OverlappingScope("parameter %r is gathered by DeepSpeed at the moment, or has a second copy "
-                                              "(hpZ): a write to its shards would leave that one stale. Partition it "
-                                              "first." % name)
-            out.zero3(name, tensor.ds_tensor, tensor.ds_shape, ranks, _number(numbers, id(tensor)), group)
-        elif isinstance(tensor, DTensor):
+    out, numbers, at = native.Handles(), {}, 0
+    while True:
+        at = out.zero3(items, groups, at, ranks, writes, lambda name, group: _partitioned(name, group, ranks))
+        if at == len(items):
+            return out
+        (name, tensor), group = items[at], groups[at]
+        if isinstance(tensor, DTensor):
             out.dtensor(name, tensor.to_local(), tensor.shape, _cuts(name, tensor, ranks), ranks,
                         _number(numbers, id(tensor)), group)
         else:
             # Tied may be tensors that are not one object, over the same memory.
             same = (tensor.data_ptr(), tensor.shape, tensor.dtype) if tensor.numel() > 0 else id(tensor)
             out.plain(name, tensor, ranks, _number(numbers, same), group)
-    return out
+        at += 1
 
 
 def _number(numbers, key):
-    return numbers.setdefault(key, len(numbers) + 1)
+    return numbers.setdefault(key, len(numbers) + 1)        # never the address of an object, which ZeRO-3's have
 
 
-def _check_group(name, group, ranks):
+def _partitioned(name, group, ranks):
     """What the status of a parameter is while it is partitioned."""
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
     if dist.get_world_size(group) != ranks:
