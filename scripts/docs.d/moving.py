@@ -27,10 +27,9 @@ def threads(to):
         right.set_yscale('log')
         left.legend()
         to.add('### From 4 KiB to 1 GiB', 'One `flat` value, one chunk, `read_write` on a root. Below a MiB the votes and '
-               'the waking of threads decide. At 1 GiB the floor is ahead: one memcpy of hundreds of MiB passes glibc\'s '
-               '`x86_non_temporal_threshold` and stores around the caches; our runs of 128 KiB never do. With the threshold out '
-               'of reach (`GLIBC_TUNABLES=glibc.cpu.x86_non_temporal_threshold=0x100000000 benchmarks/gather --part sizes`) '
-               'the floor loses that.')
+               'the waking of threads decide. From 32 MiB on the engine stores around the caches, so that the lines it '
+               'overwrites are not read first; the floor\'s memcpy does so only for one run above glibc\'s '
+               '`x86_non_temporal_threshold`.')
         to.picture(figure, 'sizes', 'Left: rate against size; right: time over floor against size')
         to.add(table(['size', 'ranks', 'time', 'cv', 'algbw', 'busbw', 'floor', 'ratio', 'runs'],
                      [[size(r['bytes']), r['ranks'], seconds(r['time_us']), f"{r['cv']:.0f} %", f"{r['algbw']:.2f}",
