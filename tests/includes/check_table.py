@@ -33,7 +33,7 @@ HEADERS = {**CORE, **TESTING, **ENGINES, 'unshard': list(CORE)}
 PIECES = {
     'layout': ['detail/index_space', 'detail/basic_layouts', 'detail/mesh_layouts', 'detail/box_layouts'],
     'plan': ['detail/best_fit', 'detail/packer'],
-    'schedule': ['detail/strided'],
+    'schedule': ['detail/strided', 'detail/transfer'],
     'gather': [
         'detail/handles',
         'detail/piece',
