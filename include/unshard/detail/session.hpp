@@ -379,15 +379,16 @@ class session {
   }
   /// Aborts; throws write_back_failed where a chunk is in doubt.
   void give_in(const char* why) {
-    const std::string text = why;
+    std::string text = why;
     fail(text);
     if (writing_) {
       const std::size_t doubtful = committed_;
+      if (!text.ends_with(here())) append(text, concat(' ', here()));
       throw write_back_failed(
-          concat("unshard: the write-back of chunk ", doubtful,
-                 " failed: its shards are unspecified, earlier chunks are committed, later ones untouched: ", text,
-                 engine_keeps_memory() ? " The engine could not end its operations: their buffers stay allocated." : "",
-                 ' ', here()),
+          concat(
+              "unshard: the write-back of chunk ", doubtful,
+              " failed: its shards are unspecified, earlier chunks are committed, later ones untouched: ", text,
+              engine_keeps_memory() ? " The engine could not end its operations: their buffers stay allocated." : ""),
           doubtful);
     }
   }
