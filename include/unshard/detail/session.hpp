@@ -8,6 +8,7 @@
 #include <unshard/detail/buffers.hpp>
 #include <unshard/detail/chunk_maker.hpp>
 #include <unshard/detail/listed.hpp>
+#include <unshard/detail/sort.hpp>
 #include <unshard/detail/verify.hpp>
 #include <unshard/memory.hpp>
 #include <utility>
@@ -201,6 +202,10 @@ class session {
     ahead_ = !A::gathers ? 0 : !A::writes || slots_ < 3 ? slots_ - 1 : slots_ - 2;
     listed_.check(*plan_, only, options_.verify);
     obtain_memory();
+    if constexpr (has_after_write) {
+      tied_.assign(plan_->ties().begin(), plan_->ties().end());
+      detail::sort(tied_, [](const tied_pair& a, const tied_pair& b) { return a.second < b.second; });
+    }
     gathered_to_ = prepared_to_ = next_;
     prepare_chunks(next_ + ahead_ + 1);
   }
@@ -320,9 +325,9 @@ class session {
         for (const planned_piece& p : state(chunk).pieces) {
           if (!plan_->ends_parameter(chunk, p, size_at(p.parameter).elements)) continue;
           after_write(p.parameter);
-          for (const auto& [index, first] : plan_->ties()) {
-            if (first == p.parameter) after_write(index);
-          }
+          const auto below = [&](std::size_t t) { return tied_[t].second < p.parameter; };
+          for (std::size_t t = first_not(tied_.size(), below); t < tied_.size() && tied_[t].second == p.parameter; ++t)
+            after_write(tied_[t].first);
         }
       } catch (...) {
         deferred_ = std::current_exception();
@@ -423,6 +428,7 @@ class session {
   std::vector<later<chunk_plan, R>> made_;  // none, or the one that plan_ points to
   slot_buffers<M> buffers_;
   agreement<C> words_;
+  std::vector<later<tied_pair, R>> tied_;  // by the first of each identity; for after_write
 
   bool holds_ = false;
   std::size_t slots_ = 1;
