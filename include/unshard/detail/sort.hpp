@@ -61,7 +61,9 @@ template <class T>
 std::size_t distinct(std::vector<T>& list) {
   sort(list, [](const T& a, const T& b) { return a < b; });
   std::size_t found = 0;
-  for (std::size_t i = 0; i < list.size(); ++i) found += i == 0 || list[i - 1] < list[i] ? 1 : 0;
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    if (i == 0 || list[i - 1] < list[i]) ++found;
+  }
   return found;
 }
 
