@@ -214,7 +214,9 @@ def accuracy(to, f):
     to.add('Why rows miss:')
     points(to, '- 20,000 small parameters: a message of thousands of runs costs MPI more than its bytes; the model has no cost a run.',
            '- A row whose measured runs vary by more than a few per cent was disturbed, or its ranks were scheduled onto the cores '
-           'differently from run to run; the model shares cores evenly.')
+           'differently from run to run; the model shares cores evenly.',
+           "- `every_rank`, where all copy at once: the bare floor is off as much or more (`off_floor` in the JSON). The memory's rates that "
+           '`bench_mpi_link` found were not those of minutes later, on a virtual machine that shares its memory with others.')
 
 
 def main(out):
