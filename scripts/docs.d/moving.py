@@ -4,6 +4,20 @@ from figures import ACCESSES, layout_rows, log_axes, mpi_results, plt, results, 
 COMMAND = 'benchmarks/run full --save'
 
 
+def rates(curves, legend=None):
+    """Rate and ratio against size, a curve for each name's rows."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
+    for name, of in curves.items():
+        left.plot([r['bytes'] for r in of], [r['algbw'] for r in of], marker='o', ms=3, label=name)
+        right.plot([r['bytes'] for r in of], [r['ratio'] for r in of], marker='o', ms=3, label=name)
+    log_axes(left, 'bytes of the value', 'GB/s, there and back')
+    log_axes(right, 'bytes of the value', 'time / floor')
+    right.axhline(1, color='#808080', lw=.8, ls=':')
+    right.set_yscale('log')
+    left.legend(fontsize=legend)
+    return figure
+
+
 def threads(to):
     result = results('gather')
     if result is None:
@@ -16,16 +30,7 @@ def threads(to):
 
     sizes = rows(result, what='size, flat read_write root')
     if sizes:
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-        for n in sorted({r['ranks'] for r in sizes}):
-            of = [r for r in sizes if r['ranks'] == n]
-            left.plot([r['bytes'] for r in of], [r['algbw'] for r in of], marker='o', ms=3, label=f'{n} ranks')
-            right.plot([r['bytes'] for r in of], [r['ratio'] for r in of], marker='o', ms=3, label=f'{n} ranks')
-        log_axes(left, 'bytes of the value', 'GB/s, there and back')
-        log_axes(right, 'bytes of the value', 'time / floor')
-        right.axhline(1, color='#808080', lw=.8, ls=':')
-        right.set_yscale('log')
-        left.legend()
+        figure = rates({f'{n} ranks': [r for r in sizes if r['ranks'] == n] for n in sorted({r['ranks'] for r in sizes})})
         to.add('### From 4 KiB to 1 GiB', 'One `flat` value, one chunk, `read_write` on a root. Below a MiB the votes and '
                'the waking of threads decide. From 32 MiB on the engine stores around the caches, so that the lines it '
                'overwrites are not read first; the floor\'s memcpy does so only for one run above glibc\'s '
@@ -131,15 +136,7 @@ def mpi_sizes(to, found):
     sizes = {name: of for name, of in sizes.items() if of}
     if not sizes:
         return to.add(f'No results are kept. `{COMMAND}` makes them.')
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    for name, of in sizes.items():
-        left.plot([r['bytes'] for r in of], [r['algbw'] for r in of], marker='o', ms=3, label=f'{name} ranks')
-        right.plot([r['bytes'] for r in of], [r['ratio'] for r in of], marker='o', ms=3, label=f'{name} ranks')
-    log_axes(left, 'bytes of the value', 'GB/s, there and back')
-    log_axes(right, 'bytes of the value', 'time / floor')
-    right.axhline(1, color='#808080', lw=.8, ls=':')
-    right.set_yscale('log')
-    left.legend(fontsize=8)
+    figure = rates({f'{name} ranks': of for name, of in sizes.items()}, legend=8)
     to.add('One `flat` value, one chunk, `read_write` on a root, in a buffer that both sides have beforehand. A range opens, '
            'votes and plans, whatever its size; the floor is the movement alone. Time, and in brackets over the floor.')
     to.picture(figure, 'mpi-sizes', 'Left: rate against size; right: time over floor against size, over MPI')
