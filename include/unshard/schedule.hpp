@@ -79,12 +79,34 @@ class basic_schedule {
     group(recvs_, transfer_kind::recv);
   }
 
+  /// Empty again, with the room that it had: for the next chunk.
+  void clear() {
+    pieces_ = 0;
+    chunk_bytes_ = 0;
+    batches_ = 1;
+    rounds_a_batch_ = 0;
+    messages_a_batch_ = 0;
+    runs_.clear();
+    blocks_.clear();
+    copies_.clear();
+    sends_.clear();
+    recvs_.clear();
+    keys_.clear();
+    order_.clear();
+    messages_.clear();
+    collectives_.clear();
+  }
+
   std::size_t batches() const { return batches_; }             ///< the same on every rank
   std::size_t chunk_bytes() const { return chunk_bytes_; }     ///< of the buffer that holds the chunk
   const vector<scheduled_run>& runs() const { return runs_; }  ///< all of this rank
-  /// Where a run lies in the chunk.
-  std::span<const detail::strided_block> blocks_of(const scheduled_run& r) const {
-    return std::span(blocks_).subspan(r.first_block, r.blocks);
+  /// Calls visit(const detail::strided_block&) for every block of the chunk that a run takes, in the run's order; for
+  /// runs that this rank has in its chunk.
+  template <class Visit>
+  void for_each_block(const scheduled_run& r, Visit visit) const {
+    if (r.blocks == 0)
+      return visit({static_cast<index_t>(r.chunk_offset), {static_cast<index_t>(r.bytes)}, {index_t{1}}});
+    for (std::size_t b = 0; b < r.blocks; ++b) visit(blocks_[r.first_block + b]);
   }
 
   /// Calls visit(const scheduled_transfer&) for every message of this rank, its own copies and collectives.
@@ -143,13 +165,20 @@ class basic_schedule {
     index_t found = 0;
     const auto esize = static_cast<index_t>(p.element_size);
     for (const box& b : layout.boxes_of(rank)) {
-      const index_t from = detail::elements_before(b, p.space, p.piece.first);
-      const index_t to = detail::elements_before(b, p.space, p.piece.first + p.piece.elements);
+      const index_t interval = detail::interval_start(b, p.space);
+      const auto before = [&](index_t element) {
+        if (interval < 0) return detail::elements_before(b, p.space, element);
+        return std::min(std::max(element - interval, index_t{0}), b.size.elements());
+      };
+      const index_t from = before(p.piece.first);
+      const index_t to = before(p.piece.first + p.piece.elements);
       if (from < to) {
-        scheduled_run run{p.number, 0, static_cast<std::size_t>((to - from) * esize),
-                          static_cast<std::uint32_t>(blocks_.size()), 0};
+        scheduled_run run{.piece = p.number, .bytes = static_cast<std::size_t>((to - from) * esize)};
         if (in_shard) run.shard_offset = static_cast<std::size_t>((stored + from) * esize);
-        if (in_chunk) {
+        if (in_chunk && interval >= 0) {
+          run.chunk_offset = p.piece.offset + static_cast<std::size_t>((interval + from - p.piece.first) * esize);
+        } else if (in_chunk) {
+          run.first_block = static_cast<std::uint32_t>(blocks_.size());
           const index_t start = static_cast<index_t>(p.piece.offset) - p.piece.first * esize;
           const auto emit = [&](detail::strided_block block) {
             block.offset += start;
@@ -321,19 +350,16 @@ class basic_schedule {
   }
 
   /// Entries in piece order become messages: by peer, then by key.
-  void group(vector<entry>& entries, transfer_kind kind) {
-    vector<entry> sorted;
+  void group(vector<entry>& sorted, transfer_kind kind) {
     std::size_t in_order = 1;
-    while (in_order < entries.size() && entries[in_order - 1].peer <= entries[in_order].peer) ++in_order;
-    if (in_order >= entries.size()) {
-      sorted.swap(entries);  // as on most ranks: all with the root
-    } else {
+    while (in_order < sorted.size() && sorted[in_order - 1].peer <= sorted[in_order].peer) ++in_order;
+    if (in_order < sorted.size()) {  // else, as on most ranks, all are with the root
       vector<std::size_t> start(static_cast<std::size_t>(ranks_) + 1, 0);
-      for (const entry& e : entries) ++start[static_cast<std::size_t>(e.peer) + 1];
+      for (const entry& e : sorted) ++start[static_cast<std::size_t>(e.peer) + 1];
       for (std::size_t r = 1; r < start.size(); ++r) start[r] += start[r - 1];
-      sorted.resize(entries.size());
-      for (const entry& e : entries) sorted[start[static_cast<std::size_t>(e.peer)]++] = e;
-      entries = {};
+      spare_.resize(sorted.size());
+      for (const entry& e : sorted) spare_[start[static_cast<std::size_t>(e.peer)]++] = e;
+      sorted.swap(spare_);
     }
     if (keys_.size() > 1) {
       detail::sort(sorted,
@@ -371,6 +397,7 @@ class basic_schedule {
   vector<std::uint32_t> copies_;
   vector<entry> sends_;
   vector<entry> recvs_;
+  vector<entry> spare_;
   vector<std::uint64_t> keys_;
   vector<std::uint32_t> order_;
   vector<message> messages_;

@@ -172,7 +172,8 @@ void play(const std::vector<planned_piece>& pieces, std::vector<std::vector<shar
     std::vector<batch> batches(ranks.size());
     for (std::size_t r = 0; r < ranks.size(); ++r) {
       const detail::chunk_memory where{chunk[r].empty() ? nullptr : chunk[r].data(), staging[r].data(), addresses[r]};
-      detail::batch_filler<batch> filler(all[r], where);
+      detail::batch_filler<batch> filler;
+      filler.start(all[r], where);
       filler.fill(batches[r], b);
     }
     move(batches, c);

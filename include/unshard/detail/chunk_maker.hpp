@@ -39,8 +39,12 @@ class chunk_maker {
   using schedule = later<unshard::schedule, C>;
 
  public:
-  chunk_maker(listed_parameters<R, A>& listed, C& comm, const slot_buffers<M>& buffers)
-      : listed_(listed), comm_(comm), buffers_(buffers) {}
+  chunk_maker(listed_parameters<R, A>& listed, C& comm, const slot_buffers<M>& buffers, residency on)
+      : listed_(listed),
+        comm_(comm),
+        buffers_(buffers),
+        in_(movement::gather, comm.rank(), comm.size(), on, capabilities_of(comm), collectives_of<batch_of<C>>()),
+        out_(movement::write_back, comm.rank(), comm.size(), on, capabilities_of(comm), collectives_of<batch_of<C>>()) {}
 
   /// Lists, schedules and batches of chunk i: whatever may throw on this rank alone.
   void make(prepared_chunk<C, A>& s, std::size_t i, std::size_t slot, const chunk_plan& plan, const options& o) {
@@ -55,10 +59,8 @@ class chunk_maker {
     s.gathered = !A::gathers;
     using fill = chunk_filler<typename prepared_chunk<C, A>::byte>;
     fill::start(s.chunk, i);
-    const capabilities engine = capabilities_of(comm_);
-    constexpr collectives can = collectives_of<batch_of<C>>();
-    schedule in(movement::gather, comm_.rank(), comm_.size(), o.on, engine, can);
-    schedule out(movement::write_back, comm_.rank(), comm_.size(), o.on, engine, can);
+    in_.clear();
+    out_.clear();
     plan.for_each_piece(
         i, [&](std::size_t p) { return listed_.size_at(p); },
         [&](const planned_piece& p) {
@@ -71,17 +73,17 @@ class chunk_maker {
           if (holds)
             fill::add(s.chunk, p, name_of<handle>(h), layout.shape(),
                       static_cast<std::size_t>(traits_of<handle>::element_size(h)), buffers_.chunk(slot));
-          if constexpr (A::gathers) in.add(p, layout);
+          if constexpr (A::gathers) in_.add(p, layout);
           if constexpr (A::writes) {
-            const std::size_t before = out.runs().size();
-            out.add(p, layout);
-            if (sums_replicas) weigh_replicas(s, p, layout, out, before);
+            const std::size_t before = out_.runs().size();
+            out_.add(p, layout);
+            if (sums_replicas) weigh_replicas(s, p, layout, before);
           }
         });
     fill::finish(s.chunk);
     const chunk_memory where{holds ? buffers_.chunk(slot) : nullptr, buffers_.staging(slot), s.shards};
-    if constexpr (A::gathers) fill_batches(in, where, s.gather);
-    if constexpr (A::writes) fill_batches(out, where, s.write_back);
+    if constexpr (A::gathers) fill_batches(in_, where, s.gather);
+    if constexpr (A::writes) fill_batches(out_, where, s.write_back);
   }
 
   /// Before the body, where it is to fill every element.
@@ -125,18 +127,17 @@ class chunk_maker {
 
   void fill_batches(schedule& sched, const chunk_memory& where, std::vector<batch_of<C>>& out) {
     sched.finish();
-    batch_filler<batch_of<C>> filler(sched, where);
+    filler_.start(sched, where);
     for (std::size_t b = 0; b < sched.batches(); ++b) {
       out.push_back(comm_.open_batch());
-      filler.fill(out.back(), b);
+      filler_.fill(out.back(), b);
     }
   }
 
   /// Weights over the replicas of a part sum to zero, so that equal checksums do, too.
   template <class L>
-  void weigh_replicas(prepared_chunk<C, A>& s, const planned_piece& p, const L& layout, const schedule& out,
-                      std::size_t before) {
-    if (out.runs().size() == before) return;
+  void weigh_replicas(prepared_chunk<C, A>& s, const planned_piece& p, const L& layout, std::size_t before) {
+    if (out_.runs().size() == before) return;
     const rank_list group = replicas_of(layout, comm_.rank(), p.first, p.elements);
     if (group.size() < 2) return;
     std::uint64_t weight = 0;
@@ -145,14 +146,15 @@ class chunk_maker {
       if (group[j] == comm_.rank()) weight = w;
       if (group[0] == comm_.rank()) weight -= w;
     }
-    for (std::size_t r = before; r < out.runs().size(); ++r) {
-      for (const strided_block& b : out.blocks_of(out.runs()[r])) s.replicated.emplace_back(b, weight);
-    }
+    for (std::size_t r = before; r < out_.runs().size(); ++r)
+      out_.for_each_block(out_.runs()[r], [&](const strided_block& b) { s.replicated.emplace_back(b, weight); });
   }
 
   listed_parameters<R, A>& listed_;
   C& comm_;
   const slot_buffers<M>& buffers_;
+  schedule in_, out_;  // of the last chunk that was made; kept for their room
+  batch_filler<batch_of<C>> filler_;
 };
 
 }  // namespace detail

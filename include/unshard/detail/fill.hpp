@@ -17,7 +17,7 @@ struct chunk_memory {
   std::span<std::byte* const> shards;
 };
 
-/// Fills one batch of a schedule. Throws what the engine throws; nothing moves.
+/// Fills the batches of schedules. Throws what the engine throws; nothing moves.
 template <class Batch>
 class batch_filler {
   using schedule = later<unshard::schedule, Batch>;
@@ -25,42 +25,27 @@ class batch_filler {
   using vector = std::vector<later<T, Batch>>;
 
  public:
-  batch_filler(const schedule& s, const chunk_memory& m) : schedule_(s), memory_(m) {}
+  /// From now on the batches of this schedule, which must outlive the last call of fill.
+  void start(const schedule& s, const chunk_memory& m) {
+    schedule_ = &s;
+    memory_ = m;
+  }
 
   void fill(Batch& batch, std::size_t number) {
     if (number == 0) {
-      if (!schedule_.copies_.empty()) {
-        lists(schedule_.copies_, true, shards_);
-        lists(schedule_.copies_, false, blocks_);
-        gathers() ? copy_before(batch, shards_, blocks_) : copy_before(batch, blocks_, shards_);
+      if (!schedule_->copies_.empty()) {
+        lists(schedule_->copies_, gathers(), from_);
+        lists(schedule_->copies_, !gathers(), to_);
+        batch.copy_before(std::span<const const_region>(from_), std::span<const region>(to_));
       }
-      for (const auto& c : schedule_.collectives_) call(batch, c);
+      for (const auto& c : schedule_->collectives_) call(batch, c);
     }
-    std::size_t staged = schedule_.engine_.regions ? 0 : place_packs();
-    for (const auto& m : schedule_.messages_) {
-      const bool sends = m.kind == transfer_kind::send;
-      const std::span<const std::uint32_t> runs(schedule_.order_.data() + m.first, m.count);
-      const bool in_shard = sends == gathers();
-      lists(runs, in_shard, list_);
-      if (schedule_.engine_.regions || is_direct()) {
-        transfer_parts(batch, m, number, list_);
-        continue;
-      }
-      std::size_t at = staged;
-      if (sends) {
-        pack& p = *pack_of(m.key);
-        at = p.at;
-        if (p.first_batch == number && !p.packed) {
-          const region whole = contiguous(memory_.staging + at, m.bytes);
-          copy_before(batch, list_, std::span(&whole, 1));
-          p.packed = true;
-        }
-      } else {
-        staged += m.bytes;
-      }
-      one_.assign(1, contiguous(memory_.staging + at, m.bytes));
-      transfer_parts(batch, m, number, one_);
-      if (!sends && last_batch(m) == number) unpack(batch, m, runs, in_shard, one_[0].base);
+    std::size_t staged = schedule_->engine_.regions ? 0 : place_packs();
+    for (const auto& m : schedule_->messages_) {
+      if (m.kind == transfer_kind::send)
+        send(batch, m, number);
+      else
+        receive(batch, m, number, staged);
     }
   }
 
@@ -83,10 +68,10 @@ class batch_filler {
   std::size_t place_packs() {
     packs_.clear();
     std::size_t staged = 0;
-    for (const auto& m : schedule_.messages_) {
+    for (const auto& m : schedule_->messages_) {
       if (m.kind != transfer_kind::send) continue;
-      lists(std::span<const std::uint32_t>(schedule_.order_.data() + m.first, m.count), gathers(), list_);
-      if (is_direct()) continue;
+      lists(runs_of(m), gathers(), from_);
+      if (is_direct(from_)) continue;
       const auto known = pack_of(m.key);
       if (known != packs_.end()) {
         known->first_batch = std::min(known->first_batch, first_batch(m));
@@ -98,108 +83,134 @@ class batch_filler {
     return staged;
   }
 
-  /// Whether list_ is one contiguous run already, so that nothing is staged.
-  bool is_direct() const { return list_.size() == 1 && list_[0].size.dims() == 1; }
+  template <class M>
+  void send(Batch& batch, const M& m, std::size_t number) {
+    lists(runs_of(m), gathers(), from_);
+    if (!schedule_->engine_.regions && !is_direct(from_)) {
+      pack& p = *pack_of(m.key);
+      const region whole = contiguous<region>(memory_.staging + p.at, m.bytes);
+      if (p.first_batch == number && !p.packed) {
+        batch.copy_before(std::span<const const_region>(from_), std::span(&whole, 1));
+        p.packed = true;
+      }
+      from_.assign(1, whole);
+    }
+    parts_in(m, number, from_, [&](std::span<const const_region> part) { batch.send(part, m.peer); });
+  }
 
-  bool gathers() const { return schedule_.movement_ == movement::gather; }
+  /// Through `staged` where the engine takes no regions; goes on behind it.
+  template <class M>
+  void receive(Batch& batch, const M& m, std::size_t number, std::size_t& staged) {
+    lists(runs_of(m), !gathers(), to_);
+    const bool direct = schedule_->engine_.regions || is_direct(to_);
+    std::byte* const at = memory_.staging + staged;
+    if (!direct) {
+      to_.assign(1, contiguous<region>(at, m.bytes));
+      staged += m.bytes;
+    }
+    parts_in(m, number, to_, [&](std::span<const region> part) { batch.recv(part, m.peer); });
+    if (!direct && last_batch(m) == number) unpack(batch, runs_of(m), at);
+  }
 
-  static region contiguous(std::byte* base, std::size_t bytes) {
+  /// Whether a list is one contiguous run already, so that nothing is staged.
+  template <class List>
+  static bool is_direct(const List& list) {
+    return list.size() == 1 && list[0].size.dims() == 1;
+  }
+
+  bool gathers() const { return schedule_->movement_ == movement::gather; }
+
+  template <class Region>
+  static Region contiguous(std::byte* base, std::size_t bytes) {
     return {base, {static_cast<index_t>(bytes)}, {index_t{1}}};
   }
 
-  std::byte* shard_of(const scheduled_run& r) const { return memory_.shards[r.piece] + r.shard_offset; }
+  template <class M>
+  std::span<const std::uint32_t> runs_of(const M& m) const {
+    return {schedule_->order_.data() + m.first, m.count};
+  }
 
   /// The regions of some runs, on the shard's side or on the chunk's. A run that is not kept has a region of its
   /// length all the same, so that it is staged.
-  void lists(std::span<const std::uint32_t> runs, bool in_shard, vector<region>& out) const {
+  template <class List>
+  void lists(std::span<const std::uint32_t> runs, bool in_shard, List& out) const {
+    using region_type = typename List::value_type;
     out.clear();
     for (std::uint32_t i : runs) {
-      const scheduled_run& r = schedule_.runs_[i];
+      const scheduled_run& r = schedule_->runs_[i];
       if (in_shard) {
-        out.push_back(contiguous(shard_of(r), r.bytes));
+        out.push_back(contiguous<region_type>(memory_.shards[r.piece] + r.shard_offset, r.bytes));
       } else if (r.discarded) {
         out.push_back({nullptr, {index_t{1}, static_cast<index_t>(r.bytes)}, {index_t{1}, index_t{1}}});
       } else {
-        for (const strided_block& b : schedule_.blocks_of(r))
-          out.push_back({memory_.chunk + b.offset, b.size, b.stride});
+        schedule_->for_each_block(
+            r, [&](const strided_block& b) { out.push_back({memory_.chunk + b.offset, b.size, b.stride}); });
       }
     }
   }
 
   template <class M>
   std::size_t parts(const M& m) const {
-    return schedule_.parts_of(m.bytes);
+    return schedule_->parts_of(m.bytes);
+  }
+  template <class M>
+  std::size_t batch_of(const M& m, std::size_t part) const {
+    return schedule_->batch_of(m.peer, m.kind == transfer_kind::send, m.ordinal + part);
   }
   template <class M>
   std::size_t first_batch(const M& m) const {
-    return schedule_.batch_of(m.peer, m.kind == transfer_kind::send, m.ordinal);
+    return batch_of(m, 0);
   }
   template <class M>
   std::size_t last_batch(const M& m) const {
-    return schedule_.batch_of(m.peer, m.kind == transfer_kind::send, m.ordinal + parts(m) - 1);
+    return batch_of(m, parts(m) - 1);
   }
 
-  /// A message, or those of its parts (of max_bytes each) that are in this batch.
-  template <class M>
-  void transfer_parts(Batch& batch, const M& m, std::size_t number, const vector<region>& list) {
+  /// Calls use(list) for a message, or for those of its parts (of max_bytes each) that are in this batch.
+  template <class M, class List, class Use>
+  void parts_in(const M& m, std::size_t number, const List& list, Use use) const {
     const std::size_t count = parts(m);
     for (std::size_t part = 0; part < count; ++part) {
-      if (schedule_.batch_of(m.peer, m.kind == transfer_kind::send, m.ordinal + part) != number) continue;
-      if (count == 1) return transfer(batch, m, list);
-      const std::size_t most = schedule_.engine_.max_bytes;
-      cut(list, part * most, std::min(m.bytes, (part + 1) * most));
-      transfer(batch, m, part_);
+      if (batch_of(m, part) != number) continue;
+      if (count == 1) return use(list);
+      const std::size_t most = schedule_->engine_.max_bytes;
+      use(cut(list, part * most, std::min(m.bytes, (part + 1) * most)));
     }
   }
 
-  template <class M>
-  void transfer(Batch& batch, const M& m, const vector<region>& list) {
-    if (m.kind == transfer_kind::send) {
-      const_.assign(list.begin(), list.end());
-      batch.send(std::span<const const_region>(const_), m.peer);
-    } else {
-      batch.recv(std::span<const region>(list), m.peer);
-    }
-  }
-
-  /// Bytes [from, to) of a list, into part_.
-  void cut(const vector<region>& list, std::size_t from, std::size_t to) {
-    part_.clear();
+  /// Bytes [from, to) of a list.
+  template <class List>
+  static List cut(const List& list, std::size_t from, std::size_t to) {
+    List out;
     std::size_t at = 0;
-    for (const region& r : list) {
+    for (const auto& r : list) {
       const std::size_t bytes = bytes_of(r);
       const std::size_t a = std::max(from, at);
       const std::size_t b = std::min(to, at + bytes);
       const auto emit = [&](const strided_block& block) {
-        part_.push_back({r.base + block.offset, block.size, block.stride});
+        out.push_back({r.base + block.offset, block.size, block.stride});
       };
       if (a < b) cut_block({0, r.size, r.stride}, static_cast<index_t>(a - at), static_cast<index_t>(b - at), emit);
       at += bytes;
     }
+    return out;
   }
 
   /// From staging to where the kept runs of a message belong.
-  template <class M>
-  void unpack(Batch& batch, const M& m, std::span<const std::uint32_t> runs, bool in_shard, std::byte* staged) {
-    shards_.clear();
+  void unpack(Batch& batch, std::span<const std::uint32_t> runs, std::byte* staged) {
+    from_.clear();
     kept_.clear();
-    for (std::size_t i = 0; i < m.count; ++i) {
-      const scheduled_run& r = schedule_.runs_[runs[i]];
+    for (std::uint32_t i : runs) {
+      const scheduled_run& r = schedule_->runs_[i];
       if (!r.discarded) {
-        shards_.push_back(contiguous(staged, r.bytes));
-        kept_.push_back(runs[i]);
+        from_.push_back(contiguous<const_region>(staged, r.bytes));
+        kept_.push_back(i);
       }
       staged += r.bytes;
     }
     if (kept_.empty()) return;
-    lists(kept_, in_shard, blocks_);
-    const_.assign(shards_.begin(), shards_.end());
-    batch.copy_after(std::span<const const_region>(const_), std::span<const region>(blocks_));
-  }
-
-  void copy_before(Batch& batch, const vector<region>& from, std::span<const region> to) {
-    const_.assign(from.begin(), from.end());
-    batch.copy_before(std::span<const const_region>(const_), to);
+    lists(kept_, !gathers(), to_);
+    batch.copy_after(std::span<const const_region>(from_), std::span<const region>(to_));
   }
 
   template <class C>
@@ -221,11 +232,11 @@ class batch_filler {
     }
   }
 
-  const schedule& schedule_;
-  const chunk_memory& memory_;
+  const schedule* schedule_ = nullptr;
+  chunk_memory memory_;
   vector<pack> packs_;
-  vector<region> list_, part_, one_, shards_, blocks_;
-  vector<const_region> const_;
+  vector<const_region> from_;
+  vector<region> to_;
   vector<std::uint32_t> kept_;
 };
 

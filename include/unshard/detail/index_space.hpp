@@ -126,6 +126,20 @@ constexpr index_t elements_before(const box& b, const extents& space, index_t in
   return before;
 }
 
+/// Where box `b` starts in the row-major order of `space` if it is one interval of it; else -1.
+constexpr index_t interval_start(const box& b, const extents& space) {
+  index_t start = 0;
+  index_t inside = 1;
+  bool cut = false;  // the box is less than whole in a dimension further in
+  for (int d = space.dims() - 1; d >= 0; --d) {
+    if (cut && b.size[d] != 1) return -1;
+    cut = cut || b.size[d] != space[d];
+    start += b.offset[d] * inside;
+    inside *= space[d];
+  }
+  return start;
+}
+
 template <class T>
 bool equal(const T* a, const T* b, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) {

@@ -81,7 +81,7 @@ class session {
     const std::size_t slot = slot_of(current_);
     if (!A::gathers) buffers_.reopen(slot);
     if constexpr (!A::gathers && is_host_memory<M>) {
-      if (holds_ && options_.verify) maker().paint_pieces(s, slot);
+      if (holds_ && options_.verify) maker_.paint_pieces(s, slot);
     }
     emit(event_kind::chunk_begun, current_);
   }
@@ -94,7 +94,7 @@ class session {
     try {
       if (!failure) {
         if constexpr (is_host_memory<M> && A::writes) {
-          if (holds_ && options_.verify) sums = maker().check(state(current_), slot_of(current_));
+          if (holds_ && options_.verify) sums = maker_.check(state(current_), slot_of(current_));
         }
         prepare_chunks(current_ + ahead_ + 2);
       }
@@ -255,8 +255,7 @@ class session {
     for (; prepared_to_ < std::min(last_, end); ++prepared_to_) prepare_chunk(prepared_to_);
   }
 
-  void prepare_chunk(std::size_t i) { maker().make(state(i), i, slot_of(i), *plan_, options_); }
-  chunk_maker<R, C, A, M> maker() { return {listed_, comm_, buffers_}; }
+  void prepare_chunk(std::size_t i) { maker_.make(state(i), i, slot_of(i), *plan_, options_); }
 
   // ---- under way
 
@@ -427,6 +426,7 @@ class session {
   const chunk_plan* plan_;
   std::vector<later<chunk_plan, R>> made_;  // none, or the one that plan_ points to
   slot_buffers<M> buffers_;
+  chunk_maker<R, C, A, M> maker_{listed_, comm_, buffers_, options_.on};
   agreement<C> words_;
   std::vector<later<tied_pair, R>> tied_;  // by the first of each identity; for after_write
 
