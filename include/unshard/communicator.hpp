@@ -5,6 +5,7 @@
 #include <cstring>
 #include <span>
 #include <string_view>
+#include <unshard/detail/stream_copy.hpp>
 #include <unshard/layout.hpp>
 #include <utility>
 
@@ -211,14 +212,19 @@ inline void copy_regions(std::span<const const_region> from, std::span<const reg
                          std::size_t bytes) {
   detail::region_cursor<const_region> source(from, skip);
   detail::region_cursor<region> target(to, skip);
+  const bool streams = bytes >= detail::streams_from;
   while (bytes > 0 && !source.done() && !target.done()) {
     std::size_t run = source.run() < target.run() ? source.run() : target.run();
     if (run > bytes) run = bytes;
-    std::memcpy(target.data(), source.data(), run);
+    if (streams)
+      detail::stream_copy(target.data(), source.data(), run);
+    else
+      std::memcpy(target.data(), source.data(), run);
     source.advance(run);
     target.advance(run);
     bytes -= run;
   }
+  if (streams) detail::stream_fence();
 }
 
 /// The whole of both lists.
