@@ -9,12 +9,12 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <functional>
 #include <string>
 #include <thread>
 #include <unshard/comm/mpi.hpp>
+#include <utility>
 #include <vector>
 
 #include "bench.hpp"
@@ -81,11 +81,16 @@ void stream(bool into_chunk, bool both) {
   }
 }
 
+/// A rank's own part of each chunk, which is in one place of the chunk, as the engine copies it.
 void copy(bool into_chunk) {
-  for (std::size_t at = 0; at < wide; at += step) {
-    char* const whole = shards.data() + at;
-    char* const part = chunk.data() + at % narrow;
-    into_chunk ? std::memcpy(part, whole, step) : std::memcpy(whole, part, step);
+  const std::size_t own = narrow / static_cast<std::size_t>(n);
+  const auto bytes = static_cast<unshard::index_t>(own);
+  for (std::size_t at = 0; at + own <= wide; at += own) {
+    unshard::region whole{reinterpret_cast<std::byte*>(shards.data() + at), {bytes}, {1}};
+    unshard::region part{reinterpret_cast<std::byte*>(chunk.data()), {bytes}, {1}};
+    if (!into_chunk) std::swap(whole, part);
+    const unshard::const_region from = whole;
+    unshard::copy_regions({&from, 1}, {&part, 1});
   }
 }
 

@@ -52,7 +52,7 @@ TEST_CASE("threads_communicator: long strided messages are cut anywhere, in the 
 
 TEST_CASE(
     "threads_communicator: a batch so large that it goes around the caches arrives whole, in rows of any length") {
-  constexpr std::size_t total = detail::streams_from + 4097;
+  constexpr std::size_t total = detail::threads_work::streams_from + 4097;
   const bytes source = pattern(total, 3);
   for (const std::size_t row : {std::size_t{1000}, std::size_t{63}, std::size_t{4096}, total}) {
     CAPTURE(row);

@@ -12,9 +12,9 @@ namespace unshard {
 inline namespace v0 {
 namespace detail {
 
-/// Bytes of a copy, or of copies that belong together, from which on they go around the caches: what was written first
-/// is gone from them by the end.
-inline constexpr std::size_t streams_from = std::size_t{1} << 25;
+/// Bytes of a rank's copy from which on it goes around the caches: its peers copy as much at the same time, and what
+/// was written first is gone from the caches that they share by the end.
+inline constexpr std::size_t streams_from = std::size_t{1} << 23;
 
 #if defined(UNSHARD_DETAIL_STREAMS)
 /// One vector register. Not <emmintrin.h>, which all of the core would include.

@@ -81,6 +81,8 @@ class threads_work {
   static constexpr int phases = 3;  // own copies, transfers, own copies
   static constexpr std::size_t largest_block = std::size_t{1} << 20;
   static constexpr std::size_t smallest_block = std::size_t{1} << 17;
+  /// Bytes of a batch, of all ranks together, from which on it goes around the caches.
+  static constexpr std::size_t streams_from = std::size_t{1} << 25;
 
   /// Begins a batch of `bytes`, all phases together.
   void begin(std::size_t bytes) { streams_ = bytes >= streams_from; }
