@@ -44,7 +44,8 @@ class chunk_maker {
         comm_(comm),
         buffers_(buffers),
         in_(movement::gather, comm.rank(), comm.size(), on, capabilities_of(comm), collectives_of<batch_of<C>>()),
-        out_(movement::write_back, comm.rank(), comm.size(), on, capabilities_of(comm), collectives_of<batch_of<C>>()) {}
+        out_(movement::write_back, comm.rank(), comm.size(), on, capabilities_of(comm), collectives_of<batch_of<C>>()) {
+  }
 
   /// Lists, schedules and batches of chunk i: whatever may throw on this rank alone.
   void make(prepared_chunk<C, A>& s, std::size_t i, std::size_t slot, const chunk_plan& plan, const options& o) {

@@ -143,8 +143,9 @@ class batch_filler {
       } else if (r.discarded) {
         out.push_back({nullptr, {index_t{1}, static_cast<index_t>(r.bytes)}, {index_t{1}, index_t{1}}});
       } else {
-        schedule_->for_each_block(
-            r, [&](const strided_block& b) { out.push_back({memory_.chunk + b.offset, b.size, b.stride}); });
+        schedule_->for_each_block(r, [&](const strided_block& b) {
+          out.push_back({memory_.chunk + b.offset, b.size, b.stride});
+        });
       }
     }
   }
