@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -83,7 +84,7 @@ void stream(bool into_chunk, bool both) {
 
 /// A rank's own part of each chunk, which is in one place of the chunk, as the engine copies it.
 void copy(bool into_chunk) {
-  const std::size_t own = narrow / static_cast<std::size_t>(n);
+  const std::size_t own = narrow / std::bit_ceil(static_cast<unsigned>(n));  // divides `wide`
   const auto bytes = static_cast<unshard::index_t>(own);
   for (std::size_t at = 0; at + own <= wide; at += own) {
     unshard::region whole{reinterpret_cast<std::byte*>(shards.data() + at), {bytes}, {1}};

@@ -185,3 +185,50 @@ TEST_CASE("schedule: where every rank gathers, replicas share the sends equally"
     }
   }
 }
+
+TEST_CASE("schedule: an empty box may lie anywhere") {
+  struct stray {
+    flat_shard held = flat_shard({4, 5, 6}, 1);
+    const extents& shape() const { return held.shape(); }
+    extents space() const { return held.shape(); }
+    int ranks() const { return 2; }
+    box_list boxes_of(int r) const {
+      constexpr index_t far = index_t{1} << 62;
+      const box all{{0, 0, 0}, {4, 5, 6}}, none{{0, far, 0}, {0, 5, 9}};
+      return r == 0 ? box_list{none, all} : box_list{none};
+    }
+    bool operator==(const stray&) const = default;
+  };
+  const stray layout;
+  for (int rank = 0; rank < 2; ++rank) {
+    schedule s(movement::gather, rank, 2, root(0), {});
+    s.add({0, 0, 120, 0, 480}, layout);
+    s.finish();
+    std::size_t bytes = 0;
+    s.for_each_transfer([&](const scheduled_transfer& t) { bytes += t.bytes; });
+    CHECK(bytes == (rank == 0 ? 480 : 0));
+  }
+}
+
+TEST_CASE("copy_regions: long copies, which go around the caches, are whole from any position, in rows of any length") {
+  constexpr std::size_t total = detail::copy_streams_from + 4097;
+  std::vector<std::byte> source(total);
+  for (std::size_t i = 0; i < total; ++i) source[i] = static_cast<std::byte>(i * 37 + i / 251);
+  for (const std::size_t row : {std::size_t{63}, std::size_t{1000}, std::size_t{4096}, total}) {
+    for (const std::size_t skip : {std::size_t{0}, std::size_t{1}, std::size_t{77}}) {
+      CAPTURE(row);
+      CAPTURE(skip);
+      const std::size_t rows = total / row;
+      const std::size_t gap = 5;
+      std::vector<std::byte> target(rows * (row + gap) + 1, std::byte{0xee});
+      std::vector<std::byte> expected = target;
+      for (std::size_t i = skip; i < rows * row; ++i) expected[1 + i / row * (row + gap) + i % row] = source[i];
+      const const_region from{source.data(), {static_cast<index_t>(rows * row)}, {1}};
+      const region to{target.data() + 1,
+                      {static_cast<index_t>(rows), static_cast<index_t>(row)},
+                      {static_cast<index_t>(row + gap), 1}};
+      copy_regions({&from, 1}, {&to, 1}, skip, rows * row - skip);
+      CHECK((target == expected));  // not printed
+    }
+  }
+}

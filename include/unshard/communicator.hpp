@@ -212,7 +212,7 @@ inline void copy_regions(std::span<const const_region> from, std::span<const reg
                          std::size_t bytes) {
   detail::region_cursor<const_region> source(from, skip);
   detail::region_cursor<region> target(to, skip);
-  const bool streams = bytes >= detail::streams_from;
+  const bool streams = bytes >= detail::copy_streams_from;
   while (bytes > 0 && !source.done() && !target.done()) {
     std::size_t run = source.run() < target.run() ? source.run() : target.run();
     if (run > bytes) run = bytes;

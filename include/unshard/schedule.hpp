@@ -60,7 +60,7 @@ class basic_schedule {
     }
   }
 
-  /// Groups and cuts. Call once, after the last piece.
+  /// Groups and cuts. Call once for all pieces, after the last.
   void finish() {
     const std::size_t keys = std::max<std::size_t>(1, keys_.size());
     const std::size_t parts = engine_.max_bytes == 0 ? 0 : chunk_bytes_ / engine_.max_bytes + 1;
@@ -81,20 +81,10 @@ class basic_schedule {
 
   /// Empty again, with the room that it had: for the next chunk.
   void clear() {
-    pieces_ = 0;
-    chunk_bytes_ = 0;
+    pieces_ = chunk_bytes_ = rounds_a_batch_ = messages_a_batch_ = 0;
     batches_ = 1;
-    rounds_a_batch_ = 0;
-    messages_a_batch_ = 0;
-    runs_.clear();
-    blocks_.clear();
-    copies_.clear();
-    sends_.clear();
-    recvs_.clear();
-    keys_.clear();
-    order_.clear();
-    messages_.clear();
-    collectives_.clear();
+    const auto empty = [](auto&... lists) { (lists.clear(), ...); };
+    empty(runs_, blocks_, copies_, sends_, recvs_, keys_, order_, messages_, collectives_);
   }
 
   std::size_t batches() const { return batches_; }             ///< the same on every rank
@@ -105,7 +95,8 @@ class basic_schedule {
   template <class Visit>
   void for_each_block(const scheduled_run& r, Visit visit) const {
     if (r.blocks == 0)
-      return visit({static_cast<index_t>(r.chunk_offset), {static_cast<index_t>(r.bytes)}, {index_t{1}}});
+      return visit(
+          detail::strided_block{static_cast<index_t>(r.chunk_offset), {static_cast<index_t>(r.bytes)}, {index_t{1}}});
     for (std::size_t b = 0; b < r.blocks; ++b) visit(blocks_[r.first_block + b]);
   }
 
@@ -161,14 +152,15 @@ class basic_schedule {
   /// Calls use(run) for every run of `rank` in the piece; `in_shard` and `in_chunk` say which side is this rank's.
   template <class L, class Use>
   index_t for_each_run(const part& p, const L& layout, int rank, bool in_shard, bool in_chunk, Use use) {
-    index_t stored = 0;  // elements of the boxes before
-    index_t found = 0;
+    index_t found = 0, stored = 0;  // elements of the piece; of the boxes before
     const auto esize = static_cast<index_t>(p.element_size);
     for (const box& b : layout.boxes_of(rank)) {
+      const index_t held = b.size.elements();
+      if (held == 0) continue;  // such a box may lie anywhere
       const index_t interval = detail::interval_start(b, p.space);
       const auto before = [&](index_t element) {
         if (interval < 0) return detail::elements_before(b, p.space, element);
-        return std::min(std::max(element - interval, index_t{0}), b.size.elements());
+        return std::min(std::max(element - interval, index_t{0}), held);
       };
       const index_t from = before(p.piece.first);
       const index_t to = before(p.piece.first + p.piece.elements);
@@ -191,7 +183,7 @@ class basic_schedule {
         runs_.push_back(run);
         use(static_cast<std::uint32_t>(runs_.size() - 1));
       }
-      stored += b.size.elements();
+      stored += held;
     }
     return found;
   }

@@ -32,6 +32,7 @@ HEADERS = {**CORE, **TESTING, **ENGINES, 'unshard': list(CORE)}
 # Parts of a header that grew too long; each may include those that stand before it on the line.
 PIECES = {
     'layout': ['detail/index_space', 'detail/basic_layouts', 'detail/mesh_layouts', 'detail/box_layouts'],
+    'communicator': ['detail/stream_copy'],
     'plan': ['detail/best_fit', 'detail/packer'],
     'schedule': ['detail/strided', 'detail/transfer'],
     'gather': [
@@ -47,7 +48,6 @@ PIECES = {
     ],
     'comm/threads': [
         'detail/kept_regions',
-        'detail/stream_copy',
         'detail/threads_batch',
         'detail/threads_failure',
         'detail/threads_engine',

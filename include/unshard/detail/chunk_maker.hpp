@@ -39,13 +39,8 @@ class chunk_maker {
   using schedule = later<unshard::schedule, C>;
 
  public:
-  chunk_maker(listed_parameters<R, A>& listed, C& comm, const slot_buffers<M>& buffers, residency on)
-      : listed_(listed),
-        comm_(comm),
-        buffers_(buffers),
-        in_(movement::gather, comm.rank(), comm.size(), on, capabilities_of(comm), collectives_of<batch_of<C>>()),
-        out_(movement::write_back, comm.rank(), comm.size(), on, capabilities_of(comm), collectives_of<batch_of<C>>()) {
-  }
+  chunk_maker(listed_parameters<R, A>& listed, C& comm, const slot_buffers<M>& buffers)
+      : listed_(listed), comm_(comm), buffers_(buffers) {}
 
   /// Lists, schedules and batches of chunk i: whatever may throw on this rank alone.
   void make(prepared_chunk<C, A>& s, std::size_t i, std::size_t slot, const chunk_plan& plan, const options& o) {
@@ -60,8 +55,8 @@ class chunk_maker {
     s.gathered = !A::gathers;
     using fill = chunk_filler<typename prepared_chunk<C, A>::byte>;
     fill::start(s.chunk, i);
-    in_.clear();
-    out_.clear();
+    schedule& in = empty_schedule(in_, movement::gather, o.on);
+    schedule& out = empty_schedule(out_, movement::write_back, o.on);
     plan.for_each_piece(
         i, [&](std::size_t p) { return listed_.size_at(p); },
         [&](const planned_piece& p) {
@@ -74,17 +69,17 @@ class chunk_maker {
           if (holds)
             fill::add(s.chunk, p, name_of<handle>(h), layout.shape(),
                       static_cast<std::size_t>(traits_of<handle>::element_size(h)), buffers_.chunk(slot));
-          if constexpr (A::gathers) in_.add(p, layout);
+          if constexpr (A::gathers) in.add(p, layout);
           if constexpr (A::writes) {
-            const std::size_t before = out_.runs().size();
-            out_.add(p, layout);
-            if (sums_replicas) weigh_replicas(s, p, layout, before);
+            const std::size_t before = out.runs().size();
+            out.add(p, layout);
+            if (sums_replicas) weigh_replicas(s, p, layout, out, before);
           }
         });
     fill::finish(s.chunk);
     const chunk_memory where{holds ? buffers_.chunk(slot) : nullptr, buffers_.staging(slot), s.shards};
-    if constexpr (A::gathers) fill_batches(in_, where, s.gather);
-    if constexpr (A::writes) fill_batches(out_, where, s.write_back);
+    if constexpr (A::gathers) fill_batches(in, where, s.gather);
+    if constexpr (A::writes) fill_batches(out, where, s.write_back);
   }
 
   /// Before the body, where it is to fill every element.
@@ -126,6 +121,13 @@ class chunk_maker {
     return p.bytes().empty() ? 0 : static_cast<std::size_t>(p.bytes().data() - buffer);
   }
 
+  schedule& empty_schedule(std::vector<schedule>& kept, movement way, residency on) {
+    if (kept.empty())
+      kept.emplace_back(way, comm_.rank(), comm_.size(), on, capabilities_of(comm_), collectives_of<batch_of<C>>());
+    kept.front().clear();
+    return kept.front();
+  }
+
   void fill_batches(schedule& sched, const chunk_memory& where, std::vector<batch_of<C>>& out) {
     sched.finish();
     filler_.start(sched, where);
@@ -137,8 +139,9 @@ class chunk_maker {
 
   /// Weights over the replicas of a part sum to zero, so that equal checksums do, too.
   template <class L>
-  void weigh_replicas(prepared_chunk<C, A>& s, const planned_piece& p, const L& layout, std::size_t before) {
-    if (out_.runs().size() == before) return;
+  void weigh_replicas(prepared_chunk<C, A>& s, const planned_piece& p, const L& layout, const schedule& out,
+                      std::size_t before) {
+    if (out.runs().size() == before) return;
     const rank_list group = replicas_of(layout, comm_.rank(), p.first, p.elements);
     if (group.size() < 2) return;
     std::uint64_t weight = 0;
@@ -147,14 +150,14 @@ class chunk_maker {
       if (group[j] == comm_.rank()) weight = w;
       if (group[0] == comm_.rank()) weight -= w;
     }
-    for (std::size_t r = before; r < out_.runs().size(); ++r)
-      out_.for_each_block(out_.runs()[r], [&](const strided_block& b) { s.replicated.emplace_back(b, weight); });
+    for (std::size_t r = before; r < out.runs().size(); ++r)
+      out.for_each_block(out.runs()[r], [&](const strided_block& b) { s.replicated.emplace_back(b, weight); });
   }
 
   listed_parameters<R, A>& listed_;
   C& comm_;
   const slot_buffers<M>& buffers_;
-  schedule in_, out_;  // of the last chunk that was made; kept for their room
+  std::vector<schedule> in_, out_;  // one each, of the last chunk that was made, for its room; none before
   batch_filler<batch_of<C>> filler_;
 };
 

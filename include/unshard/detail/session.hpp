@@ -426,7 +426,7 @@ class session {
   const chunk_plan* plan_;
   std::vector<later<chunk_plan, R>> made_;  // none, or the one that plan_ points to
   slot_buffers<M> buffers_;
-  chunk_maker<R, C, A, M> maker_{listed_, comm_, buffers_, options_.on};
+  chunk_maker<R, C, A, M> maker_{listed_, comm_, buffers_};
   agreement<C> words_;
   std::vector<later<tied_pair, R>> tied_;  // by the first of each identity; for after_write
 

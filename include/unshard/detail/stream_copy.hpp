@@ -14,12 +14,17 @@ namespace detail {
 
 /// Bytes of a rank's copy from which on it goes around the caches: its peers copy as much at the same time, and what
 /// was written first is gone from the caches that they share by the end.
-inline constexpr std::size_t streams_from = std::size_t{1} << 23;
+inline constexpr std::size_t copy_streams_from = std::size_t{1} << 23;
 
 #if defined(UNSHARD_DETAIL_STREAMS)
 /// One vector register. Not <emmintrin.h>, which all of the core would include.
-using stream_word [[gnu::vector_size(16), gnu::may_alias]] = long long;
+typedef long long stream_word __attribute__((__vector_size__(16), __may_alias__));  // NOLINT(modernize-use-using)
 
+inline stream_word stream_load(const std::byte* from) {
+  stream_word value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
 inline void stream_store(std::byte* to, stream_word value) {
 #if defined(__clang__)
   __builtin_nontemporal_store(value, reinterpret_cast<stream_word*>(to));
@@ -34,15 +39,19 @@ inline void stream_store(std::byte* to, stream_word value) {
 inline void stream_copy(std::byte* to, const std::byte* from, std::size_t bytes) {
 #if defined(UNSHARD_DETAIL_STREAMS)
   constexpr std::size_t line = 64;
-  constexpr std::size_t words = line / sizeof(stream_word);
   const std::size_t to_line = (line - reinterpret_cast<std::uintptr_t>(to) % line) % line;
   if (bytes >= to_line + line) {
     std::memcpy(to, from, to_line);
     std::size_t at = to_line;
     for (; bytes - at >= line; at += line) {
-      stream_word value[words];
-      std::memcpy(value, from + at, line);
-      for (std::size_t i = 0; i < words; ++i) stream_store(to + at + i * sizeof(stream_word), value[i]);
+      const stream_word a = stream_load(from + at);
+      const stream_word b = stream_load(from + at + 16);
+      const stream_word c = stream_load(from + at + 32);
+      const stream_word d = stream_load(from + at + 48);
+      stream_store(to + at, a);
+      stream_store(to + at + 16, b);
+      stream_store(to + at + 32, c);
+      stream_store(to + at + 48, d);
     }
     to += at;
     from += at;

@@ -22,9 +22,8 @@ enum class transfer_kind { send, recv, copy, all_gather, broadcast, gather, scat
 /// interval of the row-major order, so it meets each box in ONE run of the shard; only the chunk's side is strided, and
 /// only where the box is not an interval itself.
 struct scheduled_run {
-  std::size_t piece = 0;  ///< number within the chunk
-  std::size_t shard_offset =
-      0;  ///< bytes, on the rank that holds the shard (not set where this rank only has the chunk)
+  std::size_t piece = 0;         ///< number within the chunk
+  std::size_t shard_offset = 0;  ///< bytes, on the rank that holds the shard (0 where this rank only has the chunk)
   std::size_t chunk_offset = 0;  ///< bytes, where this rank has the chunk and the run has no blocks
   std::size_t bytes = 0;
   std::uint32_t first_block = 0;  ///< its blocks in the chunk, where it is strided there
