@@ -194,8 +194,7 @@ class Reader:
 
 def parse(reader, headers):
     """All headers in one go: each is complete in itself, and which one declares a name is the name's location."""
-    # Without SSE2: g++'s headers, found below, have its intrinsics in a way that clang can't read.
-    args = ['-x', 'c++', '-std=c++20', f'-I{INCLUDE}', '-D__extension__=', '-U__SSE2__']
+    args = ['-x', 'c++', '-std=c++20', f'-I{INCLUDE}', '-D__extension__=']
     gcc = subprocess.run(['g++', '-print-file-name=include'], capture_output=True, text=True, check=False).stdout.strip()
     args += ['-isystem', gcc] if gcc else []
     for probe in ('/usr/lib/x86_64-linux-gnu/openmpi/include', '/usr/local/cuda/include'):
