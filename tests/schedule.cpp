@@ -31,8 +31,11 @@ struct world {
 
 /// Bytes of the chunk that some runs cover.
 void mark(const schedule& s, const scheduled_run& r, std::vector<int>& times) {
+  if (r.discarded) {
+    REQUIRE(r.blocks == 0);  // it has no place in the chunk
+    return;
+  }
   std::size_t bytes = 0;
-  if (r.discarded) return;
   s.for_each_block(r, [&](const detail::strided_block& b) {
     const index_t n = b.size.elements();
     for (index_t i = 0; i < n; ++i) {
