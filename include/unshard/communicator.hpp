@@ -2,7 +2,6 @@
 
 #include <concepts>
 #include <cstddef>
-#include <cstring>
 #include <span>
 #include <string_view>
 #include <unshard/detail/stream_copy.hpp>
@@ -216,10 +215,7 @@ inline void copy_regions(std::span<const const_region> from, std::span<const reg
   while (bytes > 0 && !source.done() && !target.done()) {
     std::size_t run = source.run() < target.run() ? source.run() : target.run();
     if (run > bytes) run = bytes;
-    if (streams)
-      detail::stream_copy(target.data(), source.data(), run);
-    else
-      std::memcpy(target.data(), source.data(), run);
+    detail::copy_run(target.data(), source.data(), run, streams);
     source.advance(run);
     target.advance(run);
     bytes -= run;

@@ -61,8 +61,9 @@ MUTANTS = [
     ('shard_length_not_checked', 'faults', [('detail/listed.hpp', 'if (shard.size() < needed)', 'if (false)')]),
     ('strided_box_taken_for_an_interval', 'schedule', [('detail/index_space.hpp', '    if (cut && b.size[d] != 1) return -1;\n', '')]),
     ('last_chunks_runs_kept', 'gather', [('detail/chunk_maker.hpp', '    kept.front().clear();\n', '')]),
-    ('tail_of_a_long_copy_lost', 'schedule', [('detail/stream_copy.hpp', '''  std::memcpy(to, from, bytes);
-}''', '}')]),
+    ('tail_of_a_long_copy_lost', 'schedule', [('detail/stream_copy.hpp', '''#endif
+  std::memcpy(to, from, bytes);
+}''', '#endif\n}')]),
     ('wait_returns_early', 'conformance', [('comm/threads.hpp', 'void wait(int timeout_ms) { engine_->wait(rank_, *job_, timeout_ms); }', 'void wait(int) {}')]),
     ('abort_tells_nobody', 'conformance', [('comm/threads.hpp', 'void abort(std::string_view reason) noexcept { engine_->abort(rank_, reason); }', 'void abort(std::string_view) noexcept {}')]),
 ]

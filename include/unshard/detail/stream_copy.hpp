@@ -61,6 +61,12 @@ inline void stream_copy(std::byte* to, const std::byte* from, std::size_t bytes)
   std::memcpy(to, from, bytes);
 }
 
+/// A run of a copy: stream_copy where the whole copy is long enough to stream, else memcpy.
+inline void copy_run(std::byte* to, const std::byte* from, std::size_t bytes, bool streams) {
+  if (streams) return stream_copy(to, from, bytes);
+  std::memcpy(to, from, bytes);
+}
+
 /// Orders what stream_copy wrote before all that this thread writes later.
 inline void stream_fence() {
 #if defined(UNSHARD_DETAIL_STREAMS)

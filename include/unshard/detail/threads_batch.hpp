@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <string>
 #include <unshard/communicator.hpp>
 #include <unshard/detail/kept_regions.hpp>
@@ -64,8 +63,7 @@ struct threads_segment {
       const index_t to_stride = target.stride(run);
       const std::byte* in = source.data();
       std::byte* out = target.data();
-      for (std::size_t i = 0; i < rows; ++i, in += from_stride, out += to_stride)
-        streams ? stream_copy(out, in, run) : static_cast<void>(std::memcpy(out, in, run));
+      for (std::size_t i = 0; i < rows; ++i, in += from_stride, out += to_stride) copy_run(out, in, run, streams);
       source.advance(rows, run);
       target.advance(rows, run);
       left -= rows * run;
