@@ -40,11 +40,18 @@ std::shared_ptr<gathering> open_gathering(const handle_list& handles, std::share
     throw py::value_error("cut is \"never\", \"oversized\" or \"anywhere\", not \"" + cut + "\"");
   }
   // Staging is part of the budget. Where the largest parameter or group does not fit beside it, it does beside the
-  // least staging, or the error names what is needed. The same on every rank, and known before they talk to each other.
+  // least staging or none, or the error names what is needed. The same on every rank, and known before they talk to
+  // each other.
   comm->limit_staging(std::min(budget / 16, 8 * unshard::MiB));
   const std::size_t staging = comm->capabilities().staging;
   const std::size_t room = budget < staging ? 0 : (budget - staging) / std::max(1, in_flight);
-  if (handles.largest(options.cut != unshard::cut::never, options.alignment) > room) comm->limit_staging(0);
+  if (handles.largest(options.cut != unshard::cut::never, options.alignment) > room) {
+    if (handles.moves_runs()) {
+      comm->stage_nothing();
+    } else {
+      comm->limit_staging(0);
+    }
+  }
   const auto make = [&]<class Access>(Access a) -> std::shared_ptr<gathering> {
     py::gil_scoped_release free;  // it waits for peers
     return std::make_shared<unshard_torch::gathering_with<Access>>(handles.shared(), std::move(comm), a, options);
@@ -102,8 +109,8 @@ PYBIND11_MODULE(_unshard_torch, m) {
 
   py::class_<handle_list>(m, "Handles", "Parameters as unshard sees them; nothing is copied.")
       .def(py::init<>())
-      .def("zero3", &unshard_torch::add_zero3, py::arg("items"), py::arg("groups"), py::arg("at"), py::arg("ranks"),
-           py::arg("writes"), py::arg("status_of"))
+      .def("zero3", &unshard_torch::add_zero3, py::arg("names"), py::arg("tensors"), py::arg("groups"), py::arg("at"),
+           py::arg("ranks"), py::arg("writes"), py::arg("status_of"))
       .def(
           "dtensor",
           [](handle_list& self, const std::string& name, const at::Tensor& local,

@@ -17,38 +17,62 @@
 
 namespace unshard_torch {
 
-/// One parameter, as unshard sees it. It aliases the storage of `shard`, which it keeps alive; nothing is copied.
+/// One parameter, as unshard sees it. It aliases the memory of its shard, which it keeps alive; nothing is copied.
 /// A model may mix all three kinds, so the layout is unshard::any_layout.
-struct torch_parameter {
-  std::string its_name;
-  unshard::any_layout its_layout;
-  at::Tensor local;  ///< this rank's part, contiguous
-  std::uint64_t its_identity = 0;
-  std::uint64_t its_group = 0;
+class torch_parameter {
+ public:
+  /// `part` is this rank's. It must be dense and in host memory: throws bad_layout. `one_run`: the part of a rank is
+  /// consecutive elements of the value, and no other rank's.
+  torch_parameter(std::string name, unshard::any_layout layout, const at::Tensor& part, bool one_run = false)
+      : name_(std::move(name)), layout_(std::move(layout)), one_run_(one_run) {
+    if (!part.is_cpu())
+      throw unshard::bad_layout("parameter \"" + name_ + "\": its shard is on " + part.device().str() +
+                                "; this plug-in moves host memory only.");
+    if (!part.is_contiguous())
+      throw unshard::bad_layout("parameter \"" + name_ + "\": its shard is not contiguous, as dense as its layout.");
+    dtype_ = part.scalar_type();
+    element_size_ = part.element_size();
+    storage_ = part.storage();
+    shard_ = {static_cast<std::byte*>(part.data_ptr()), part.nbytes()};
+  }
+  /// `identity` is shared by tied parameters, `group` by neighbours that stay together; 0: none.
+  void set(std::uint64_t identity, std::uint64_t group) {
+    identity_ = identity;
+    group_ = group;
+  }
 
-  at::ScalarType dtype() const { return local.scalar_type(); }
+  std::string_view name() const { return name_; }
+  const unshard::any_layout& layout() const { return layout_; }
+  at::ScalarType dtype() const { return dtype_; }
+  std::size_t element_size() const { return element_size_; }
+  std::span<std::byte> shard() const { return shard_; }
+  std::uint64_t identity() const { return identity_; }
+  std::uint64_t group() const { return group_; }
+  bool one_run() const { return one_run_; }
+
+ private:
+  std::string name_;
+  unshard::any_layout layout_;
+  c10::Storage storage_;
+  std::span<std::byte> shard_;  // in the storage; asked for often, and a tensor is several cache lines away
+  std::size_t element_size_;
+  std::uint64_t identity_ = 0;
+  std::uint64_t group_ = 0;
+  at::ScalarType dtype_;
+  bool one_run_;
 };
+static_assert(unshard::writable_parameter<torch_parameter>);
 
 /// A tensor's extents.
 inline unshard::extents extents_of(const std::vector<std::int64_t>& shape) {
   return unshard::extents(std::span<const unshard::index_t>(shape));
 }
 
-/// The parts of a tensor are aliased, so they must be dense and in host memory. Throws bad_layout.
-inline at::Tensor dense(const std::string& name, const at::Tensor& local) {
-  if (!local.is_cpu())
-    throw unshard::bad_layout("parameter \"" + name + "\": its shard is on " + local.device().str() +
-                              "; this plug-in moves host memory only.");
-  if (!local.is_contiguous())
-    throw unshard::bad_layout("parameter \"" + name + "\": its shard is not contiguous, as dense as its layout.");
-  return local;
-}
-
 /// DeepSpeed ZeRO-3: `ds_tensor` holds this rank's ceil(n / ranks) elements of the flat value, the last ones padding;
 /// `ds_shape` is the whole shape (that of the parameter itself is the placeholder's).
 inline torch_parameter zero3_parameter(const std::string& name, const at::Tensor& ds_tensor,
                                        const std::vector<std::int64_t>& ds_shape, int ranks) {
-  return {name, unshard::flat_shard{extents_of(ds_shape), ranks}, dense(name, ds_tensor)};
+  return {name, unshard::flat_shard{extents_of(ds_shape), ranks}, ds_tensor, true};
 }
 
 /// FSDP2, tensor parallelism, HSDP: a DTensor over a mesh. `cuts` lists, in the order in which they cut, the tensor
@@ -63,12 +87,13 @@ inline torch_parameter dtensor_parameter(const std::string& name, const at::Tens
     if (cuts.size() == 1 && cuts[0].size == ranks) return unshard::dim_shard{whole, cuts[0].dim, ranks};
     return unshard::mesh_shard{whole, cuts, ranks};
   };
-  return {name, layout(), dense(name, local)};
+  const bool rows = cuts.size() == 1 && cuts[0].size == ranks && cuts[0].dim == 0;
+  return {name, layout(), local, rows};
 }
 
 /// A tensor that every rank holds whole.
 inline torch_parameter plain_parameter(const std::string& name, const at::Tensor& tensor, int ranks) {
-  return {name, unshard::replicated{extents_of(tensor.sizes().vec()), ranks}, dense(name, tensor)};
+  return {name, unshard::replicated{extents_of(tensor.sizes().vec()), ranks}, tensor};
 }
 
 /// The parameters of one range, in its order. Python fills it and never sees a single one: for tens of thousands of
@@ -76,13 +101,14 @@ inline torch_parameter plain_parameter(const std::string& name, const at::Tensor
 class handle_list {
  public:
   void reserve(std::size_t n) { list_->reserve(n); }
-  /// `identity` is shared by tied parameters, `group` by neighbours that stay together; 0: none.
   void add(torch_parameter p, std::uint64_t identity, std::uint64_t group) {
-    p.its_identity = identity;
-    p.its_group = group;
+    p.set(identity, group);
     list_->push_back(std::move(p));
   }
   const std::shared_ptr<std::vector<torch_parameter>>& shared() const { return list_; }
+
+  /// Whether what two ranks move of a parameter is one contiguous region on both.
+  bool moves_runs() const { return std::ranges::all_of(*list_, &torch_parameter::one_run); }
 
   /// The most bytes, aligned, that have to be in one chunk: of a group or, where nothing is cut, of a parameter. Tied
   /// ones may count twice.
@@ -90,10 +116,10 @@ class handle_list {
     std::size_t most = 0, together = 0;
     std::uint64_t group = 0;
     for (const torch_parameter& p : *list_) {
-      const auto bytes = static_cast<std::size_t>(p.its_layout.shape().elements()) * p.local.element_size();
-      if (p.its_group == 0 && cuts) continue;
-      if (p.its_group == 0 || p.its_group != group) together = 0;
-      group = p.its_group;
+      const auto bytes = static_cast<std::size_t>(p.layout().shape().elements()) * p.element_size();
+      if (p.group() == 0 && cuts) continue;
+      if (p.group() == 0 || p.group() != group) together = 0;
+      group = p.group();
       together += (bytes + alignment - 1) / alignment * alignment;
       most = std::max(most, together);
     }
@@ -105,18 +131,3 @@ class handle_list {
 };
 
 }  // namespace unshard_torch
-
-template <>
-struct unshard::parameter_traits<unshard_torch::torch_parameter> {
-  using parameter = unshard_torch::torch_parameter;
-  static const any_layout& layout(const parameter& p) { return p.its_layout; }
-  static std::size_t element_size(const parameter& p) { return p.local.element_size(); }
-  static std::span<std::byte> shard(const parameter& p) {
-    return {static_cast<std::byte*>(p.local.data_ptr()), p.local.nbytes()};
-  }
-  static std::string_view name(const parameter& p) { return p.its_name; }
-  static std::uint64_t identity(const parameter& p) { return p.its_identity; }
-  static std::uint64_t group(const parameter& p) { return p.its_group; }
-};
-
-static_assert(unshard::writable_parameter<unshard_torch::torch_parameter>);

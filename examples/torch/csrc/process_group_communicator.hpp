@@ -42,13 +42,13 @@ class process_group_communicator {
     void send(std::span<const unshard::const_region> from, int peer) {
       auto t = std::make_unique<transfer>();
       t->regions.assign(from.begin(), from.end());
-      ops_->add(std::move(t), peer, true, fragment_);
+      ops_->add(std::move(t), peer, true, cuts_);
     }
     void recv(std::span<const unshard::region> to, int peer) {
       auto t = std::make_unique<transfer>();
       t->regions.assign(to.begin(), to.end());
       t->writable.assign(to.begin(), to.end());
-      ops_->add(std::move(t), peer, false, fragment_);
+      ops_->add(std::move(t), peer, false, cuts_);
     }
     void copy_before(std::span<const unshard::const_region> from, std::span<const unshard::region> to) {
       ops_->before.push_back({{from.begin(), from.end()}, {to.begin(), to.end()}});
@@ -59,9 +59,9 @@ class process_group_communicator {
 
    private:
     friend class process_group_communicator;
-    explicit batch(std::size_t fragment) : fragment_(fragment), ops_(std::make_shared<operations>()) {}
+    explicit batch(const fragments& cuts) : cuts_(cuts), ops_(std::make_shared<operations>()) {}
 
-    std::size_t fragment_;
+    fragments cuts_;
     std::shared_ptr<operations> ops_;
   };
 
@@ -103,18 +103,21 @@ class process_group_communicator {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
-  unshard::capabilities capabilities() const { return {.regions = true, .staging = size_ > 1 ? staging_bytes() : 0}; }
+  unshard::capabilities capabilities() const { return {.regions = true, .staging = staging_bytes()}; }
 
   /// Before a range opens; on every rank the same. Short fragments cost time: a message each.
   void limit_staging(std::size_t bytes) {
-    if (size_ == 1) return;
-    const std::size_t fragment = std::bit_floor(std::clamp(bytes / slots(), least_fragment, most_fragment));
-    if (fragment == fragment_) return;
-    fragment_ = fragment;
-    staging_ = std::make_unique_for_overwrite<std::byte[]>(staging_bytes());
+    cuts_ = {std::bit_floor(std::clamp(bytes / std::max<std::size_t>(1, slots()), least_fragment, most_fragment))};
+    obtain_staging();
+  }
+  /// The same for ranges whose transfers consist of contiguous regions, of the same lengths on both ends: fragments end
+  /// where regions do, however short, and nothing is staged.
+  void stage_nothing() {
+    cuts_ = {most_fragment, true};
+    obtain_staging();
   }
 
-  batch open_batch() const { return batch(fragment_); }
+  batch open_batch() const { return batch(cuts_); }
 
   /// Starts what needs no staging, and as much of the rest as staging holds; sends first, so that peers can fetch while
   /// this rank copies. Doesn't block. Throws device_failed.
@@ -177,7 +180,12 @@ class process_group_communicator {
 
   /// One for each direction and peer at least.
   std::size_t slots() const { return 2 * static_cast<std::size_t>(size_ - 1); }
-  std::size_t staging_bytes() const { return slots() * fragment_; }
+  std::size_t staging_bytes() const { return cuts_.at_regions ? 0 : slots() * cuts_.bytes; }
+  void obtain_staging() {
+    if (staging_bytes() == staged_) return;
+    staged_ = staging_bytes();
+    staging_ = staged_ == 0 ? nullptr : std::make_unique_for_overwrite<std::byte[]>(staged_);
+  }
 
   static clock::time_point deadline_of(int timeout_ms) {
     return timeout_ms > 0 ? clock::now() + std::chrono::milliseconds(timeout_ms) : clock::time_point::max();
@@ -226,7 +234,7 @@ class process_group_communicator {
     std::byte* slot = staging_.get();
     for (message_queue& q : ops.queues) {
       if (q.staged == 0) continue;
-      for (std::size_t i = 0; i < slots() / sharing; ++i, slot += fragment_) q.slots.push_back(slot);
+      for (std::size_t i = 0; i < slots() / sharing; ++i, slot += cuts_.bytes) q.slots.push_back(slot);
       stage(q);
     }
   }
@@ -335,8 +343,9 @@ class process_group_communicator {
   c10::intrusive_ptr<c10d::Store> store_;
   int rank_;
   int size_;
-  std::size_t fragment_ = 0;
+  fragments cuts_;
   std::unique_ptr<std::byte[]> staging_;
+  std::size_t staged_ = 0;                           // bytes of it
   std::vector<std::uint32_t> sent_, received_;       // messages so far, for each peer
   std::deque<std::shared_ptr<operations>> running_;  // launched and not waited for, oldest first
   bool aborted_ = false;

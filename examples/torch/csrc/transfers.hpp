@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <stdexcept>
 #include <torch/csrc/distributed/c10d/Work.hpp>
 #include <unshard/communicator.hpp>
 #include <utility>
@@ -20,6 +21,12 @@ struct transfer {
 
   /// 14 bits of its length: those of another length are others, almost always.
   std::uint32_t mark() const { return static_cast<std::uint32_t>(std::uint64_t{bytes} * 0x9e3779b97f4a7c15ULL >> 50); }
+};
+
+/// Where transfers are cut: after so many bytes and, if both ends have regions of the same lengths, where one ends.
+struct fragments {
+  std::size_t bytes = 0;
+  bool at_regions = false;
 };
 
 /// A fragment of a transfer: `bytes` bytes from `skip` bytes into its region `region` on.
@@ -79,17 +86,20 @@ struct operations {
     return queues.back();
   }
 
-  /// Cuts a transfer into fragments of `fragment` bytes, the last one shorter: both ends cut alike.
-  void add(std::unique_ptr<transfer> t, int peer, bool outgoing, std::size_t fragment) {
+  /// Cuts a transfer into fragments: both ends cut alike.
+  void add(std::unique_ptr<transfer> t, int peer, bool outgoing, const fragments& cuts) {
     message_queue& q = queue_of(peer, outgoing);
     t->bytes = unshard::bytes_of(std::span<const unshard::const_region>(t->regions));
     std::size_t region = 0, skip = 0;
     for (std::size_t at = 0; at < t->bytes;) {
       for (; skip >= unshard::bytes_of(t->regions[region]); ++region) skip -= unshard::bytes_of(t->regions[region]);
       const unshard::const_region& r = t->regions[region];
-      const std::size_t bytes = std::min(fragment, t->bytes - at);
+      const std::size_t bytes =
+          std::min({cuts.bytes, t->bytes - at, cuts.at_regions ? unshard::bytes_of(r) - skip : cuts.bytes});
       const bool whole = dense(r) && skip + bytes <= unshard::bytes_of(r);
       std::byte* direct = whole ? const_cast<std::byte*>(r.base) + skip : nullptr;  // written by a receive only
+      if (direct == nullptr && cuts.at_regions)
+        throw std::logic_error("process_group_communicator: a region that is not contiguous, after stage_nothing().");
       q.messages.push_back({t.get(), region, skip, bytes, direct, nullptr, 0, {}});
       q.staged += direct == nullptr;
       at += bytes;

@@ -245,6 +245,22 @@ def test_a_parameter_over_the_budget_is_refused_or_cut():
         assert all(torch.equal(whole(p), -w) for p, w in zip(params, want))
 
 
+def test_the_budget_may_be_the_bytes_of_the_largest_parameter_exactly():
+    """Where a rank's part is one run nothing is staged: many messages, uneven parts, parts that are in two chunks."""
+    large = 1537 * 1024                                                # odd rows; 6 messages of a part of two ranks
+    want = values((1537, 1024), (7,), (1001, 3), (1537, 1024), (5, 4), (99,))
+    for kind in ("zero3", "fsdp2"):
+        for in_flight in (1, 2):
+            for cut in ("never", "oversized"):
+                params = parameters(kind, want)
+                with unshard.gathered(params, 4 * large * in_flight, cut=cut, in_flight=in_flight) as chunks:
+                    for chunk in chunks:
+                        for p in chunk:
+                            assert torch.equal(p.tensor.view(-1), want[p.index].view(-1)[p.first:p.first + p.elements])
+                            p.tensor.neg_()
+                assert all(torch.equal(whole(p), -w) for p, w in zip(params, want)), (kind, in_flight, cut)
+
+
 def test_neighbours_of_one_group_stay_together():
     want = values(*[(100_000,)] * 6)
     params = parameters("zero3", want)

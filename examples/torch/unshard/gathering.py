@@ -45,8 +45,7 @@ class gathered:
 
     def __init__(self, params, budget, access="read_write", root=0, *, group=None, cut="never", in_flight=1,
                  timeout_ms=600_000, first_chunk=0, verify=True, process_group=None):
-        self._items, self._groups = _listed(params, group)
-        self._tensors = [tensor for _, tensor in self._items]
+        self._names, self._tensors, self._groups = _listed(params, group)
         self._access = access
         self._open = dict(access=access, budget=budget, root=-1 if root is None else root, cut=cut,
                           in_flight=in_flight, timeout_ms=timeout_ms, first_chunk=first_chunk, verify=verify)
@@ -59,7 +58,8 @@ class gathered:
         self._comm = handles.take_communicator(self._process_group)
         try:
             try:
-                listed = handles.listed(self._items, self._groups, self._comm.size, self._access != "read")
+                listed = handles.listed(self._names, self._tensors, self._groups, self._comm.size,
+                                        self._access != "read")
             except Exception as e:
                 native.refuse(self._comm, str(e), self._open["timeout_ms"])   # so that no rank waits for this one
                 raise
@@ -113,23 +113,23 @@ class gathered:
 
 
 def _listed(params, group):
-    """[(name, tensor)] and a group number for each."""
+    """Names, tensors and a group number for each: lists, for a pair of each would cost time where there are many."""
     if isinstance(params, torch.nn.Module):
-        modules = list(_children_first(params))
-        items = [(name, p, number) for number, (prefix, module) in enumerate(modules, 1)
+        items = [(name, p, number) for number, (prefix, module) in enumerate(_children_first(params), 1)
                  for name, p in module.named_parameters(prefix, recurse=False, remove_duplicate=False)]
+        names, tensors, modules = ([*column] for column in zip(*items)) if items else ([], [], [])
         if group == "module":
-            return [(name, p) for name, p, _ in items], [number for _, _, number in items]
-        items = [(name, p) for name, p, _ in items]
-    elif isinstance(params, torch.Tensor):
-        items = [("", params)]
+            return names, tensors, modules
     else:
-        items = [i if isinstance(i, tuple) else ("", i) for i in (params.items() if isinstance(params, dict) else params)]
+        items = [params] if isinstance(params, torch.Tensor) else \
+            list(params.items() if isinstance(params, dict) else params)
+        names = [i[0] if isinstance(i, tuple) else "" for i in items]
+        tensors = [i[1] if isinstance(i, tuple) else i for i in items]
     if group is None:
-        return items, [0] * len(items)
-    if isinstance(group, str) or len(group) != len(items):
+        return names, tensors, [0] * len(names)
+    if isinstance(group, str) or len(group) != len(names):
         raise ValueError("unshard.gathered: group is None, one number a parameter, or \"module\" for a module")
-    return items, list(group)
+    return names, tensors, list(group)
 
 
 def _children_first(module, prefix=""):

@@ -31,14 +31,14 @@ def whole_shape(tensor):
     return list(tensor.ds_shape) if is_zero3(tensor) else list(tensor.shape)
 
 
-def listed(items, groups, ranks, writes):
-    """Parameters as unshard sees them: `items` are (name, tensor), `groups` a number for each. Nothing is copied."""
+def listed(names, tensors, groups, ranks, writes):
+    """Parameters as unshard sees them: lists of names, tensors and group numbers. Nothing is copied."""
     out, numbers, at = native.Handles(), {}, 0
     while True:
-        at = out.zero3(items, groups, at, ranks, writes, lambda name, group: _partitioned(name, group, ranks))
-        if at == len(items):
+        at = out.zero3(names, tensors, groups, at, ranks, writes, lambda name, group: _partitioned(name, group, ranks))
+        if at == len(tensors):
             return out
-        (name, tensor), group = items[at], groups[at]
+        name, tensor, group = names[at], tensors[at], groups[at]
         if isinstance(tensor, DTensor):
             out.dtensor(name, tensor.to_local(), tensor.shape, _cuts(name, tensor, ranks), ranks,
                         _number(numbers, id(tensor)), group)
