@@ -43,15 +43,13 @@ std::shared_ptr<gathering> open_gathering(const handle_list& handles, std::share
   // least staging or none, or the error names what is needed. The same on every rank, and known before they talk to
   // each other.
   comm->limit_staging(std::min(budget / 16, 8 * unshard::MiB));
-  const std::size_t staging = comm->capabilities().staging;
-  const std::size_t room = budget < staging ? 0 : (budget - staging) / std::max(1, in_flight);
-  if (handles.largest(options.cut != unshard::cut::never, options.alignment) > room) {
-    if (handles.moves_runs()) {
-      comm->stage_nothing();
-    } else {
-      comm->limit_staging(0);
-    }
-  }
+  const std::size_t largest = handles.largest(options.cut != unshard::cut::never, options.alignment);
+  const auto fits = [&] {
+    const std::size_t staging = comm->capabilities().staging;
+    return staging <= budget && largest <= (budget - staging) / static_cast<std::size_t>(std::max(1, in_flight));
+  };
+  if (!fits()) comm->limit_staging(0);
+  if (!fits() && handles.moves_runs()) comm->stage_nothing();
   const auto make = [&]<class Access>(Access a) -> std::shared_ptr<gathering> {
     py::gil_scoped_release free;  // it waits for peers
     return std::make_shared<unshard_torch::gathering_with<Access>>(handles.shared(), std::move(comm), a, options);

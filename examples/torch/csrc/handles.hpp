@@ -17,23 +17,21 @@
 
 namespace unshard_torch {
 
-/// One parameter, as unshard sees it. It aliases the memory of its shard, which it keeps alive; nothing is copied.
+/// One parameter, as unshard sees it. It aliases the tensor of its shard, which it keeps alive; nothing is copied.
 /// A model may mix all three kinds, so the layout is unshard::any_layout.
 class torch_parameter {
  public:
   /// `part` is this rank's. It must be dense and in host memory: throws bad_layout. `one_run`: the part of a rank is
   /// consecutive elements of the value, and no other rank's.
-  torch_parameter(std::string name, unshard::any_layout layout, const at::Tensor& part, bool one_run = false)
-      : name_(std::move(name)), layout_(std::move(layout)), one_run_(one_run) {
-    if (!part.is_cpu())
-      throw unshard::bad_layout("parameter \"" + name_ + "\": its shard is on " + part.device().str() +
+  torch_parameter(std::string name, unshard::any_layout layout, at::Tensor part, bool one_run = false)
+      : name_(std::move(name)), layout_(std::move(layout)), part_(std::move(part)), one_run_(one_run) {
+    if (!part_.is_cpu())
+      throw unshard::bad_layout("parameter \"" + name_ + "\": its shard is on " + part_.device().str() +
                                 "; this plug-in moves host memory only.");
-    if (!part.is_contiguous())
+    if (!part_.is_contiguous())
       throw unshard::bad_layout("parameter \"" + name_ + "\": its shard is not contiguous, as dense as its layout.");
-    dtype_ = part.scalar_type();
-    element_size_ = part.element_size();
-    storage_ = part.storage();
-    shard_ = {static_cast<std::byte*>(part.data_ptr()), part.nbytes()};
+    dtype_ = part_.scalar_type();
+    element_size_ = part_.element_size();
   }
   /// `identity` is shared by tied parameters, `group` by neighbours that stay together; 0: none.
   void set(std::uint64_t identity, std::uint64_t group) {
@@ -45,7 +43,7 @@ class torch_parameter {
   const unshard::any_layout& layout() const { return layout_; }
   at::ScalarType dtype() const { return dtype_; }
   std::size_t element_size() const { return element_size_; }
-  std::span<std::byte> shard() const { return shard_; }
+  std::span<std::byte> shard() const { return {static_cast<std::byte*>(part_.data_ptr()), part_.nbytes()}; }
   std::uint64_t identity() const { return identity_; }
   std::uint64_t group() const { return group_; }
   bool one_run() const { return one_run_; }
@@ -53,9 +51,8 @@ class torch_parameter {
  private:
   std::string name_;
   unshard::any_layout layout_;
-  c10::Storage storage_;
-  std::span<std::byte> shard_;  // in the storage; asked for often, and a tensor is several cache lines away
-  std::size_t element_size_;
+  at::Tensor part_;
+  std::size_t element_size_;  // this and dtype_ are asked for often, and the tensor's are several cache lines away
   std::uint64_t identity_ = 0;
   std::uint64_t group_ = 0;
   at::ScalarType dtype_;

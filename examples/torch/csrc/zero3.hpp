@@ -45,8 +45,7 @@ inline std::size_t add_zero3(handle_list& list, const pybind11::list& names, con
                                        "\" is gathered by DeepSpeed at the moment, or has a second copy (hpZ): a write "
                                        "to its shards would leave that one stale. Partition it first.");
     shape.clear();
-    for (const py::handle extent : py::reinterpret_borrow<py::tuple>(p.attr(ds_shape)))
-      shape.push_back(extent.cast<std::int64_t>());
+    for (const py::handle extent : py::tuple(p.attr(ds_shape))) shape.push_back(extent.cast<std::int64_t>());
     list.add(zero3_parameter(name, shard.cast<at::Tensor>(), shape, ranks), reinterpret_cast<std::uintptr_t>(p.ptr()),
              groups[at].cast<std::uint64_t>());
   }

@@ -1,7 +1,5 @@
 """initialise_missing_keys: what a checkpoint lacked gets its initial values, within a byte budget."""
 import contextlib
-from collections import Counter, deque
-from typing import Callable, NamedTuple
 
 import torch
 from torch import nn
@@ -22,8 +20,6 @@ def initialise_missing_keys(model, budget, *, root=0, initialise=None, missing=N
     options     as of `gathered`
 
     What one initialiser touches is in one chunk, and nothing is cut: the same seed gives the same bits for every budget.
-    Where it sets one parameter after the other, each by itself, and no other initialiser uses them, they need not be in
-    one chunk: it runs once for each of them.
     To learn what each one touches, every rank first runs them on tensors without memory; that run also sets the buffers
     that initialisers compute. Parameters that are not missing are not touched. Where initialisers far apart touch the
     same parameter (tied weights), the later one gets it in a second range.
@@ -38,33 +34,27 @@ def initialise_missing_keys(model, budget, *, root=0, initialise=None, missing=N
               {p for p in places if names[p] in set(missing)}
     done_before = {m for m, _ in steps if getattr(m, "_is_hf_initialized", False)}
 
-    def unmark(modules):
-        for m in modules:
-            if m not in done_before:
-                m._is_hf_initialized = False             # else transformers would not run its initialiser
-
     stand_ins = {p: _parameter(torch.empty(handles.whole_shape(p), dtype=p.dtype, device="meta"), p, p not in missing)
                  for p in places}
     with _in_place_of(stand_ins, places), _guarded(model), torch.random.fork_rng(devices=[]):
         wanted = {stand_ins[p].untyped_storage()._cdata: p for p in missing}
-        noted = [_noted(module, call, wanted) for module, call in steps]
-        unmark(module for module, _ in steps)
-    for stand_in in stand_ins.values():
-        stand_in._is_hf_initialized = True               # transformers leaves alone what is not in hand
+        used = [_use(module, call, wanted) for module, call in steps]
+        for module, _ in steps:
+            if module not in done_before:
+                module._is_hf_initialized = False
 
     with _in_place_of(stand_ins, places), _guarded(model):
-        for todo in _passes(_apart(noted)):
+        for todo in _passes(steps, used):
             groups = todo.groups(names)
             listed = [(names[p], p) for group in groups for p in group]
             numbers = [number for number, group in enumerate(groups, 1) for _ in group]
             with gathered(listed, budget, todo.access(), root, group=numbers, **options) as chunks:
                 for chunk in chunks:
                     here = {p: _parameter(tensor, p) for p, tensor in chunk.params()}
-                    while todo.steps and todo.steps[0].uses <= here.keys():
-                        step = todo.steps.popleft()
-                        unmark([step.module])
-                        with _in_place_of({p: here[p] for p in step.uses}, places):
-                            step.call(step.module)
+                    with _in_place_of(here, places):
+                        while todo.steps and todo.steps[0][2] <= here.keys():
+                            module, call, _, _ = todo.steps.pop(0)
+                            call(module)
                     del here
     for module, _ in steps:
         module._is_hf_initialized = True
@@ -117,46 +107,35 @@ def _in_place_of(others, places):
             module._parameters[name] = p
 
 
-class _Step(NamedTuple):
-    """A call of an initialiser, and the missing parameters that it uses."""
-    module: nn.Module
-    call: Callable
-    uses: set
-    filled: set                        # those that it fills whole before it reads them
-    one_by_one: list = []              # all of them, where it is done with each before it uses the next
-
-
 class _Uses(TorchDispatchMode):
-    """Notes what operations do to stand-ins."""
+    """Notes which stand-ins operations use, and which of them are filled whole before anything else."""
 
     FILLS = {"normal_", "uniform_", "zero_", "fill_", "copy_", "bernoulli_", "exponential_", "log_normal_", "random_"}
 
     def __init__(self, params):
         super().__init__()
-        self._params = params          # by the storage of the stand-in
-        self.uses = {}                 # as an ordered set
-        self.filled = set()
-        self.one_by_one = True
+        self._params = params                                            # by the storage of the stand-in
+        self.uses, self.filled, self._seen = set(), set(), set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         schema = func._schema
         if any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns):
             return func(*args, **(kwargs or {}))                         # a view: neither reads nor writes
-        values, touched, fills = {**dict(zip([a.name for a in schema.arguments], args)), **(kwargs or {})}, {}, False
+        values, tensors, fills = {**dict(zip([a.name for a in schema.arguments], args)), **(kwargs or {})}, 0, False
         for a in schema.arguments:
             for t in tree_leaves(values.get(a.name)):
+                tensors += isinstance(t, torch.Tensor)
                 p = self._params.get(t.untyped_storage()._cdata) if isinstance(t, torch.Tensor) else None
                 if p is None:
                     continue
-                touched[p] = None
                 fills = a.alias_info is not None and a.alias_info.is_write and t.numel() == _numel(p) and \
                     schema.name.split("::")[1] in self.FILLS
-                if fills and p not in self.uses:
+                if fills and p not in self._seen:
                     self.filled.add(p)
-        apart = len(touched) == 1 and not touched.keys() & set(list(self.uses)[:-1])
-        self.one_by_one = self.one_by_one and apart
-        self.uses.update(touched)
-        return args[0] if fills and apart else func(*args, **(kwargs or {}))     # a stand-in has nothing to fill
+                self._seen.add(p)
+                self.uses.add(p)
+        # A stand-in has nothing to fill, and torch's own way to do so takes a millisecond.
+        return args[0] if fills and tensors == 1 else func(*args, **(kwargs or {}))
 
 
 def _numel(p):
@@ -166,47 +145,36 @@ def _numel(p):
     return n
 
 
-def _noted(module, call, params):
-    """Runs a step on stand-ins."""
+def _use(module, call, params):
+    """The missing parameters that a step uses, and those among them that it fills before it reads them."""
     noted = _Uses(params)
     try:
         with noted:
             call(module)
-        return _Step(module, call, {*noted.uses}, noted.filled, [*noted.uses] if noted.one_by_one else [])
+        return noted.uses, noted.filled
     except (RuntimeError, NotImplementedError):    # it wants values: then all that it may touch, in case
         near = [p for m in (module, *module.children()) for p in m.parameters(recurse=False)]
-        near = [params.get(p.untyped_storage()._cdata) for p in near]
-        return _Step(module, call, {*noted.uses, *near} - {None}, set())
-
-
-def _apart(steps):
-    """A step for each parameter of those that take one by one what no other step uses."""
-    users = Counter(p for step in steps for p in step.uses)
-    for step in steps:
-        if all(users[p] == 1 for p in step.one_by_one) and step.one_by_one:
-            for p in step.one_by_one:
-                yield step._replace(uses={p}, filled={p} & step.filled)
-        else:
-            yield step
+        near = {params.get(p.untyped_storage()._cdata) for p in near} - {None}
+        return noted.uses | near, set()
 
 
 class _Pass:
     """Steps whose parameters are gathered by one range. Each group is what neighbouring steps have in common."""
 
     def __init__(self):
-        self.steps, self._groups, self._known, self._filled = deque(), [], set(), set()
+        self.steps, self._groups, self._known, self._filled = [], [], set(), set()
 
-    def add(self, step):
+    def add(self, module, call, uses, filled):
         """False where a parameter of an earlier group is wanted again."""
         last = self._groups[-1] if self._groups else set()
-        if step.uses & (self._known - last):
+        if uses & (self._known - last):
             return False
-        if not step.uses & last:
+        if not uses & last:
             self._groups.append(set())
-        self._groups[-1] |= step.uses
-        self._filled |= step.filled - self._known
-        self._known |= step.uses
-        self.steps.append(step)
+        self._groups[-1] |= uses
+        self._filled |= filled - self._known
+        self._known |= uses
+        self.steps.append((module, call, uses, filled))
         return True
 
     def access(self):
@@ -217,10 +185,10 @@ class _Pass:
         return [sorted(group, key=rank.__getitem__) for group in self._groups]
 
 
-def _passes(steps):
+def _passes(steps, used):
     passes = [_Pass()]
-    for step in steps:
-        if step.uses and not passes[-1].add(step):
+    for (module, call), (uses, filled) in zip(steps, used):
+        if uses and not passes[-1].add(module, call, uses, filled):
             passes.append(_Pass())
-            passes[-1].add(step)
+            passes[-1].add(module, call, uses, filled)
     return [p for p in passes if p.steps]
