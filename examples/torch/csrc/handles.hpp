@@ -79,13 +79,10 @@ inline torch_parameter dtensor_parameter(const std::string& name, const at::Tens
                                          const std::vector<std::int64_t>& shape,
                                          const std::vector<unshard::mesh_dim>& cuts, int ranks) {
   const unshard::extents whole = extents_of(shape);
-  const auto layout = [&]() -> unshard::any_layout {
-    if (cuts.empty()) return unshard::replicated{whole, ranks};
-    if (cuts.size() == 1 && cuts[0].size == ranks) return unshard::dim_shard{whole, cuts[0].dim, ranks};
-    return unshard::mesh_shard{whole, cuts, ranks};
-  };
-  const bool rows = cuts.size() == 1 && cuts[0].size == ranks && cuts[0].dim == 0;
-  return {name, layout(), local, rows};
+  if (cuts.empty()) return {name, unshard::replicated{whole, ranks}, local};
+  if (cuts.size() == 1 && cuts[0].size == ranks)
+    return {name, unshard::dim_shard{whole, cuts[0].dim, ranks}, local, cuts[0].dim == 0};
+  return {name, unshard::mesh_shard{whole, cuts, ranks}, local};
 }
 
 /// A tensor that every rank holds whole.

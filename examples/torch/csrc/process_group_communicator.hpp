@@ -107,15 +107,11 @@ class process_group_communicator {
 
   /// Before a range opens; on every rank the same. Short fragments cost time: a message each.
   void limit_staging(std::size_t bytes) {
-    cuts_ = {std::bit_floor(std::clamp(bytes / std::max<std::size_t>(1, slots()), least_fragment, most_fragment))};
-    obtain_staging();
+    cut({std::bit_floor(std::clamp(bytes / std::max<std::size_t>(1, slots()), least_fragment, most_fragment))});
   }
   /// The same for ranges whose transfers consist of contiguous regions, of the same lengths on both ends: fragments end
   /// where regions do, however short, and nothing is staged.
-  void stage_nothing() {
-    cuts_ = {most_fragment, true};
-    obtain_staging();
-  }
+  void stage_nothing() { cut({most_fragment, true}); }
 
   batch open_batch() const { return batch(cuts_); }
 
@@ -181,10 +177,10 @@ class process_group_communicator {
   /// One for each direction and peer at least.
   std::size_t slots() const { return 2 * static_cast<std::size_t>(size_ - 1); }
   std::size_t staging_bytes() const { return cuts_.at_regions ? 0 : slots() * cuts_.bytes; }
-  void obtain_staging() {
-    if (staging_bytes() == staged_) return;
-    staged_ = staging_bytes();
-    staging_ = staged_ == 0 ? nullptr : std::make_unique_for_overwrite<std::byte[]>(staged_);
+  void cut(const fragments& cuts) {
+    const std::size_t before = staging_bytes();
+    cuts_ = cuts;
+    if (staging_bytes() != before) staging_ = std::make_unique_for_overwrite<std::byte[]>(staging_bytes());
   }
 
   static clock::time_point deadline_of(int timeout_ms) {
@@ -345,7 +341,6 @@ class process_group_communicator {
   int size_;
   fragments cuts_;
   std::unique_ptr<std::byte[]> staging_;
-  std::size_t staged_ = 0;                           // bytes of it
   std::vector<std::uint32_t> sent_, received_;       // messages so far, for each peer
   std::deque<std::shared_ptr<operations>> running_;  // launched and not waited for, oldest first
   bool aborted_ = false;

@@ -13,9 +13,9 @@
 namespace unshard_torch {
 
 /// Adds tensors[at], tensors[at + 1], ... as long as they are ZeRO-3 parameters; returns the index of the first that is
-/// not. Each has a name and the number of a group. `status_of(name, process group)` is asked
-/// once for each process group: it refuses those that have other ranks, and returns the status of a partitioned
-/// parameter. One loop, and no Python code for each parameter: that takes half the time, on every rank.
+/// not. Each has a name and the number of a group. `status_of(name, process group)` is asked once for each process
+/// group: it refuses those that have other ranks, and returns the status of a partitioned parameter. One loop, and no
+/// Python code for each parameter: that takes half the time, on every rank.
 inline std::size_t add_zero3(handle_list& list, const pybind11::list& names, const pybind11::list& tensors,
                              const pybind11::list& groups, std::size_t at, int ranks, bool writes,
                              const pybind11::function& status_of) {

@@ -247,7 +247,7 @@ def test_a_parameter_over_the_budget_is_refused_or_cut():
 
 def test_the_budget_may_be_the_bytes_of_the_largest_parameter_exactly():
     """Where a rank's part is one run nothing is staged: many messages, uneven parts, parts that are in two chunks."""
-    large = 1537 * 1024                                                # odd rows; 6 messages of a part of two ranks
+    large = 1537 * 1024                                                # odd rows; a rank's part takes several messages
     want = values((1537, 1024), (7,), (1001, 3), (1537, 1024), (5, 4), (99,))
     for kind in ("zero3", "fsdp2"):
         for in_flight in (1, 2):

@@ -82,6 +82,14 @@ def test_fsdp2_gives_the_same_bits():
             assert all(torch.equal(other[n], results[0][n]) for n in other)
 
 
+def initialised_at_once(model):
+    """The values that a model's own initialisers give it, without unshard, after seed 1."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        model.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
+    return values(model)
+
+
 class Parent(torch.nn.Module):
     """Its initialiser scales what its direct children's initialisers drew: they must be in one chunk, in that order."""
 
@@ -109,10 +117,7 @@ def test_a_parents_initialiser_sees_what_its_childrens_made():
         assert all(torch.equal(m.positions, torch.arange(4.0)) for m in model)       # on every rank
     torch.manual_seed(0)
     model = torch.nn.Sequential(Parent(), Parent())
-    torch.manual_seed(1)
-    with torch.no_grad():
-        model.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
-    want = values(model)
+    want = initialised_at_once(model)
     for got in results:
         assert dist.get_rank() != 0 or all(torch.equal(got[n], want[n]) for n in want)
 
@@ -157,12 +162,9 @@ def test_initialisers_that_need_all_their_parameters_at_once_have_them():
             torch.manual_seed(1)
             unshard.initialise_missing_keys(model, 56 * unshard.KiB, missing=names)
             results.append(values(model))
-        torch.manual_seed(1)
-        model = torch.nn.Sequential(Entangled(how), Entangled(how))
-        with torch.no_grad():
-            model.apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
+        want = initialised_at_once(torch.nn.Sequential(Entangled(how), Entangled(how)))
         for got in results:
-            assert dist.get_rank() != 0 or all(torch.equal(got[n], v) for n, v in values(model).items()), how
+            assert dist.get_rank() != 0 or all(torch.equal(got[n], want[n]) for n in want), how
 
 
 def test_only_what_is_missing_is_touched_even_by_initialisers_that_do_not_ask():

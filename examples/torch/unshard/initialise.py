@@ -115,7 +115,7 @@ class _Uses(TorchDispatchMode):
     def __init__(self, params):
         super().__init__()
         self._params = params                                            # by the storage of the stand-in
-        self.uses, self.filled, self._seen = set(), set(), set()
+        self.uses, self.filled = set(), set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         schema = func._schema
@@ -130,9 +130,8 @@ class _Uses(TorchDispatchMode):
                     continue
                 fills = a.alias_info is not None and a.alias_info.is_write and t.numel() == _numel(p) and \
                     schema.name.split("::")[1] in self.FILLS
-                if fills and p not in self._seen:
+                if fills and p not in self.uses:
                     self.filled.add(p)
-                self._seen.add(p)
                 self.uses.add(p)
         # A stand-in has nothing to fill, and torch's own way to do so takes a millisecond.
         return args[0] if fills and tensors == 1 else func(*args, **(kwargs or {}))
