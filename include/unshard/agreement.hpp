@@ -6,8 +6,8 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <unshard/base/later.hpp>
 #include <unshard/communicator.hpp>
-#include <unshard/detail/later.hpp>
 #include <unshard/error.hpp>
 #include <unshard/plan.hpp>
 #include <vector>

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <span>
 #include <string_view>
-#include <unshard/detail/stream_copy.hpp>
+#include <unshard/base/stream_copy.hpp>
 #include <unshard/layout.hpp>
 #include <utility>
 

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <stdexcept>
 #include <string>
-#include <unshard/detail/text.hpp>
+#include <unshard/base/text.hpp>
 
 namespace unshard {
 inline namespace v0 {

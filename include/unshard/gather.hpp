@@ -5,7 +5,7 @@
 #include <iterator>
 #include <string_view>
 #include <type_traits>
-#include <unshard/detail/session.hpp>
+#include <unshard/gather/session.hpp>
 #include <unshard/plan.hpp>
 #include <utility>
 

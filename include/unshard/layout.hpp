@@ -3,10 +3,10 @@
 #include <concepts>
 #include <iterator>
 #include <new>
-#include <unshard/detail/basic_layouts.hpp>  // IWYU pragma: export
-#include <unshard/detail/box_layouts.hpp>    // IWYU pragma: export
-#include <unshard/detail/index_space.hpp>    // IWYU pragma: export
-#include <unshard/detail/mesh_layouts.hpp>   // IWYU pragma: export
+#include <unshard/layout/basic.hpp>        // IWYU pragma: export
+#include <unshard/layout/boxes.hpp>        // IWYU pragma: export
+#include <unshard/layout/index_space.hpp>  // IWYU pragma: export
+#include <unshard/layout/mesh.hpp>         // IWYU pragma: export
 #include <utility>
 #include <vector>
 

@@ -5,11 +5,11 @@
 #include <iosfwd>
 #include <span>
 #include <string>
+#include <unshard/base/sort.hpp>
 #include <unshard/communicator.hpp>
-#include <unshard/detail/packer.hpp>
-#include <unshard/detail/sort.hpp>
 #include <unshard/options.hpp>
 #include <unshard/parameter.hpp>
+#include <unshard/plan/packer.hpp>
 #include <utility>
 #include <vector>
 
@@ -164,7 +164,7 @@ class chunk_plan {
   }
 
   /// Whether no piece of its parameter, which has `elements`, comes after piece p of chunk i.
-  template <class Deferred = void>  // see detail/later.hpp
+  template <class Deferred = void>  // see base/later.hpp
   bool ends_parameter(std::size_t i, const planned_piece& p, index_t elements) const {
     if (!starts_.empty() || p.elements == elements) return p.first + p.elements == elements;
     return packed_.ends(i, p.parameter, p.first);
@@ -190,7 +190,7 @@ class chunk_plan {
   template <parameter_range R>
   friend chunk_plan make_plan(R&& handles, const options& o, const unshard::capabilities& c);
 
-  template <class Deferred = void>  // see detail/later.hpp
+  template <class Deferred = void>  // see base/later.hpp
   chunk_plan(const options& o, const unshard::capabilities& c) : options_(o), engine_(c) {
     options_.observer = {};
   }

@@ -3,12 +3,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <unshard/base/later.hpp>
+#include <unshard/base/sort.hpp>
 #include <unshard/communicator.hpp>
-#include <unshard/detail/later.hpp>
-#include <unshard/detail/sort.hpp>
-#include <unshard/detail/strided.hpp>
-#include <unshard/detail/transfer.hpp>
 #include <unshard/plan.hpp>
+#include <unshard/schedule/strided.hpp>
+#include <unshard/schedule/transfer.hpp>
 #include <utility>
 #include <vector>
 
@@ -48,10 +48,10 @@ class basic_schedule {
   /// The next piece of the chunk. Throws what the layout throws.
   template <shard_layout L>
   void add(const planned_piece& p, const L& layout) {
-    const std::size_t piece = pieces_++;
+    const std::size_t number = pieces_++;
     chunk_bytes_ += p.bytes;
     if (p.elements == 0) return;
-    const part whole{p, layout.space(), p.bytes / static_cast<std::size_t>(p.elements), piece};
+    const part whole{p, layout.space(), p.bytes / static_cast<std::size_t>(p.elements), number};
     if (add_collective(whole, layout)) return;
     if (movement_ == movement::gather) {
       on_.all() ? gather_everywhere(whole, layout) : gather_to_root(whole, layout);

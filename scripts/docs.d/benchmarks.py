@@ -98,7 +98,7 @@ def goals(to):
             goal(lines, "including `unshard/unshard.hpp` / nlohmann's `json.hpp`, both compilers", '≤ 0.45',
                  f'{min(of):.2f} to {max(of):.2f}', max(of) <= .45,
                  'two thirds of what is left are the standard headers that any user of `std::vector`, `std::string`, '
-                 '`std::span` and atomics has; nothing of ours is instantiated before it is used (detail/later.hpp)')
+                 '`std::span` and atomics has; nothing of ours is instantiated before it is used (base/later.hpp)')
     torch = results('torch')
     for run in (torch or {'runs': []})['runs']:
         small = 'small' in run['command']

@@ -25,10 +25,12 @@ NAMES = FUNCTIONS | CLASSES | {Kind.CONCEPT_DECL, Kind.ENUM_DECL, Kind.VAR_DECL,
 
 
 def public_headers():
-    """unshard/x.hpp and the folders beside it, detail left out, in the order in which one reads them."""
+    """The public headers, in the order in which one reads them: a file in a room that has a header is a part of it."""
     first = ['version', 'error', 'layout', 'parameter', 'communicator', 'memory', 'observe', 'options', 'plan',
              'schedule', 'agreement', 'gather', 'unshard']
-    headers = [h.relative_to(LIB) for h in LIB.rglob('*.hpp') if 'detail' not in h.relative_to(LIB).parts]
+    parts = re.compile(r'(base|comm/common|testing/(mock_world|check_.*))(/|$)')
+    names = [h.relative_to(LIB) for h in LIB.rglob('*.hpp')]
+    headers = [h for h in names if h.parent.with_suffix('.hpp') not in names and not parts.match(str(h.with_suffix('')))]
     rank = lambda h: (len(h.parts), first.index(h.stem) if str(h.parent) == '.' else 0, str(h))
     return sorted(headers, key=rank)
 
@@ -39,13 +41,13 @@ def direct_includes(header):
 
 
 def owners(headers):
-    """Which page a header of detail/ belongs to: that of the public header that reaches it first, through detail."""
+    """Which page a part belongs to: that of the public header that reaches it first, through parts."""
     page = {h: h for h in headers}
     for header in headers:
         queue = direct_includes(header)
         while queue:
             inner = queue.pop(0)
-            if 'detail' in inner.parts and inner not in page and (LIB / inner).exists():
+            if inner not in headers and inner not in page and (LIB / inner).exists():
                 page[inner] = header
                 queue += direct_includes(inner)
     return page

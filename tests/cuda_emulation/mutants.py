@@ -15,8 +15,8 @@ import sys
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
-FLIGHTS, WORDS, NCCL = 'detail/nccl_flights.hpp', 'detail/host_exchange.hpp', 'comm/nccl.hpp'
-MEMORY, COPY = 'detail/nccl_memory.hpp', 'cuda/copy_boxes.hpp'
+FLIGHTS, WORDS, NCCL = 'comm/nccl/flights.hpp', 'comm/nccl/host_exchange.hpp', 'comm/nccl.hpp'
+MEMORY, COPY = 'comm/nccl/memory.hpp', 'cuda/copy_boxes.hpp'
 
 # name, file, what is there, what is left of it, and why it changes nothing, where it does not
 MUTANTS = [

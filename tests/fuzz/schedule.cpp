@@ -2,7 +2,7 @@
 // gathered once, and written back to every rank that holds it, and to nothing else.
 #include <algorithm>
 #include <map>
-#include <unshard/detail/fill.hpp>
+#include <unshard/schedule/fill.hpp>
 #include <unshard/unshard.hpp>
 #include <vector>
 

@@ -14,7 +14,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
 BUILD = ROOT / 'build/mutants'
-SESSION = 'detail/session.hpp'
+SESSION = 'gather/session.hpp'
 AGREEMENT = 'agreement.hpp'
 PATIENCE = 240  # seconds: many times what a test takes on a busy machine
 
@@ -49,19 +49,19 @@ MUTANTS = [
 ''', '''  void launch_gathers() {
     prepare_chunks(next_ + ahead_ + 1);
 ''')]),
-    ('memory_not_given_back', 'faults', [('detail/buffers.hpp', '~slot_buffers() { release(); }', '~slot_buffers() {}')]),
+    ('memory_not_given_back', 'faults', [('gather/buffers.hpp', '~slot_buffers() { release(); }', '~slot_buffers() {}')]),
     ('after_write_failure_dropped', 'faults', [(SESSION, '        deferred_ = std::current_exception();', '')]),
     ('after_write_failure_not_deferred', 'faults', [(SESSION, '        deferred_ = std::current_exception();', '        throw;')]),
-    ('paint_not_looked_at', 'faults', [('detail/chunk_maker.hpp', 'if (is_paint(', 'if (false && is_paint(')]),
+    ('paint_not_looked_at', 'faults', [('gather/chunk_maker.hpp', 'if (is_paint(', 'if (false && is_paint(')]),
     ('no_deadline_for_words', 'faults', [(AGREEMENT, 'std::as_writable_bytes(std::span(words_)), timeout_ms_', 'std::as_writable_bytes(std::span(words_)), 0')]),
     ('no_deadline_for_bytes', 'faults', [(SESSION, 'u.done.wait(options_.timeout_ms)', 'u.done.wait(0)')]),
     ('mismatch_poisons', 'faults', [(SESSION, '''    } catch (const plan_mismatch&) {
       end();''', '''    } catch (const plan_mismatch& e) {
       fail(e.what());''')]),
-    ('shard_length_not_checked', 'faults', [('detail/listed.hpp', 'if (shard.size() < needed)', 'if (false)')]),
-    ('strided_box_taken_for_an_interval', 'schedule', [('detail/index_space.hpp', '    if (cut && b.size[d] != 1) return -1;\n', '')]),
-    ('last_chunks_runs_kept', 'gather', [('detail/chunk_maker.hpp', '    kept.front().clear();\n', '')]),
-    ('tail_of_a_long_copy_lost', 'schedule', [('detail/stream_copy.hpp', '''#endif
+    ('shard_length_not_checked', 'faults', [('gather/listed.hpp', 'if (shard.size() < needed)', 'if (false)')]),
+    ('strided_box_taken_for_an_interval', 'schedule', [('layout/index_space.hpp', '    if (cut && b.size[d] != 1) return -1;\n', '')]),
+    ('last_chunks_runs_kept', 'gather', [('gather/chunk_maker.hpp', '    kept.front().clear();\n', '')]),
+    ('tail_of_a_long_copy_lost', 'schedule', [('base/stream_copy.hpp', '''#endif
   std::memcpy(to, from, bytes);
 }''', '#endif\n}')]),
     ('wait_returns_early', 'conformance', [('comm/threads.hpp', 'void wait(int timeout_ms) { engine_->wait(rank_, *job_, timeout_ms); }', 'void wait(int) {}')]),

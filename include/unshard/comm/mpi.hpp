@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <span>
 #include <string_view>
+#include <unshard/comm/mpi/engine.hpp>
 #include <unshard/communicator.hpp>
-#include <unshard/detail/mpi_engine.hpp>
 #include <unshard/error.hpp>
 #include <utility>
 #include <vector>

@@ -10,13 +10,13 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <unshard/comm/nccl/batch.hpp>
+#include <unshard/comm/nccl/cuda_handles.hpp>
+#include <unshard/comm/nccl/flights.hpp>
+#include <unshard/comm/nccl/host_exchange.hpp>  // IWYU pragma: export
+#include <unshard/comm/nccl/memcpy_copier.hpp>  // IWYU pragma: export
+#include <unshard/comm/nccl/memory.hpp>         // IWYU pragma: export
 #include <unshard/communicator.hpp>
-#include <unshard/detail/cuda_handles.hpp>
-#include <unshard/detail/host_exchange.hpp>  // IWYU pragma: export
-#include <unshard/detail/memcpy_copier.hpp>  // IWYU pragma: export
-#include <unshard/detail/nccl_batch.hpp>
-#include <unshard/detail/nccl_flights.hpp>
-#include <unshard/detail/nccl_memory.hpp>  // IWYU pragma: export
 #include <unshard/error.hpp>
 #include <utility>
 

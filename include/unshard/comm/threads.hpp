@@ -7,8 +7,8 @@
 #include <span>
 #include <string_view>
 #include <thread>
+#include <unshard/comm/threads/engine.hpp>
 #include <unshard/communicator.hpp>
-#include <unshard/detail/threads_engine.hpp>
 #include <utility>
 #include <vector>
 

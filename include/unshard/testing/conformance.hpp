@@ -7,8 +7,8 @@
 #include <string>
 #include <thread>
 #include <unshard/communicator.hpp>
-#include <unshard/detail/check_communicator.hpp>
-#include <unshard/detail/check_handle.hpp>  // IWYU pragma: export
+#include <unshard/testing/check_communicator.hpp>
+#include <unshard/testing/check_handle.hpp>  // IWYU pragma: export
 #include <utility>
 #include <vector>
 

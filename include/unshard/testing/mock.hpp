@@ -3,9 +3,9 @@
 #include <deque>
 #include <optional>
 #include <unshard/communicator.hpp>
-#include <unshard/detail/mock_world.hpp>  // IWYU pragma: export
 #include <unshard/memory.hpp>
 #include <unshard/observe.hpp>
+#include <unshard/testing/mock_world.hpp>  // IWYU pragma: export
 
 namespace unshard {
 inline namespace v0 {

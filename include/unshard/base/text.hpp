@@ -1,0 +1,49 @@
+#pragma once  // base/text.hpp: the words of messages, without <format>: numbers, byte counts, quoted names.
+
+#include <concepts>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace unshard {
+inline namespace v0 {
+namespace detail {
+
+inline void append(std::string& out, std::string_view text) { out += text; }
+inline void append(std::string& out, char c) { out += c; }
+template <std::integral I>
+void append(std::string& out, I value) {
+  out += std::to_string(value);
+}
+
+/// All parts one after another, as one string.
+template <class... Parts>
+std::string concat(const Parts&... parts) {
+  std::string out;
+  (append(out, parts), ...);
+  return out;
+}
+
+/// "2147483648 (2.0 GiB)", with " bytes" for `noun` "2147483648 bytes (2.0 GiB)"; below one KiB just the number and it.
+inline std::string in_bytes(std::uint64_t bytes, std::string_view noun = {}) {
+  constexpr std::string_view units[] = {"", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+  int unit = 0;
+  std::uint64_t whole = bytes;
+  std::uint64_t rest = 0;
+  while (whole >= 1024 && unit < 6) {
+    rest = whole % 1024;
+    whole /= 1024;
+    ++unit;
+  }
+  if (unit == 0) return concat(bytes, noun);
+  return concat(bytes, noun, " (", whole, '.', rest * 10 / 1024, ' ', units[unit], ')');
+}
+
+/// `3 "layers.0.w"`, or just `3` where there is no name: how messages call a parameter.
+inline std::string called(std::size_t index, std::string_view name) {
+  return name.empty() ? std::to_string(index) : concat(index, " \"", name, '"');
+}
+
+}  // namespace detail
+}  // namespace v0
+}  // namespace unshard

@@ -1,0 +1,81 @@
+#pragma once  // schedule/transfer.hpp: what a schedule is a list of, and the collectives that an engine's batches may
+              // have.
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace unshard {
+inline namespace v0 {
+
+/// Which way a schedule moves bytes.
+enum class movement {
+  gather,      ///< from the shards into the chunk
+  write_back,  ///< from the chunk into the shards
+};
+
+/// What an operation of a schedule does on this rank.
+/// `send` and `recv` to and from a peer, `copy` on this rank, and the engine's collectives: `all_gather`, `broadcast`,
+/// `gather`, `scatter`.
+enum class transfer_kind { send, recv, copy, all_gather, broadcast, gather, scatter };
+
+/// A contiguous run of a shard and its place in the chunk: the lemma that keeps schedules small. A piece is an
+/// interval of the row-major order, so it meets each box in ONE run of the shard; only the chunk's side is strided, and
+/// only where the box is not an interval itself.
+struct scheduled_run {
+  std::size_t piece = 0;         ///< number within the chunk
+  std::size_t shard_offset = 0;  ///< bytes, on the rank that holds the shard (0 where this rank only has the chunk)
+  std::size_t chunk_offset = 0;  ///< bytes, where this rank has the chunk and the run has no blocks
+  std::size_t bytes = 0;
+  std::uint32_t first_block = 0;  ///< its blocks in the chunk, where it is strided there
+  std::uint32_t blocks = 0;       ///< how many
+  bool discarded = false;         ///< arrives with the rest of a message but is not kept: this rank has its own copy
+};
+
+/// One operation: some runs, to or from one peer.
+struct scheduled_transfer {
+  transfer_kind kind;  ///< what to do
+  int peer;            ///< this rank for copies, the root of a collective
+  std::size_t bytes;
+  std::size_t batch;                    ///< which of the movement's batches it is in
+  std::span<const std::uint32_t> runs;  ///< numbers of the runs that it moves
+};
+
+/// Which optional functions an engine's batch has.
+struct collectives {
+  bool all_gather = false;  ///< (send, recv, bytes)
+  bool broadcast = false;   ///< (buffer, bytes, root)
+  bool gather = false;      ///< (send, recv, bytes, root)
+  bool scatter = false;     ///< the opposite of gather: (send, recv, bytes, root)
+};
+
+/// A batch with a collective of one rank's part and the whole: `all_gather(send, recv, bytes)`.
+template <class B>
+concept batch_with_all_gather = requires(B& b, const std::byte* send, std::byte* recv, std::size_t bytes) {
+  b.all_gather(send, recv, bytes);
+};
+/// One with `broadcast(buffer, bytes, root)`.
+template <class B>
+concept batch_with_broadcast = requires(B& b, std::byte* buffer, std::size_t bytes, int root) {
+  b.broadcast(buffer, bytes, root);
+};
+/// One with `gather(send, recv, bytes, root)`.
+template <class B>
+concept batch_with_gather = requires(B& b, const std::byte* send, std::byte* recv, std::size_t bytes, int root) {
+  b.gather(send, recv, bytes, root);
+};
+/// One with `scatter(send, recv, bytes, root)`.
+template <class B>
+concept batch_with_scatter = requires(B& b, const std::byte* send, std::byte* recv, std::size_t bytes, int root) {
+  b.scatter(send, recv, bytes, root);
+};
+
+/// Which of them a batch type has.
+template <class Batch>
+constexpr collectives collectives_of() {
+  return {batch_with_all_gather<Batch>, batch_with_broadcast<Batch>, batch_with_gather<Batch>,
+          batch_with_scatter<Batch>};
+}
+
+}  // namespace v0
+}  // namespace unshard
