@@ -42,15 +42,16 @@ struct weights {
 }  // namespace
 
 int main() {
-  const unshard::options hand{.budget = rows * columns * sizeof(float), .on = unshard::root(trainers)};
-  const unshard::options take{.budget = hand.budget, .on = unshard::root(0)};  // the same rank, in its own group
+  const unshard::options options{.budget = rows * columns * sizeof(float)};
+  const unshard::run_options hand{.on = unshard::root(trainers)};
+  const unshard::run_options take{.on = unshard::root(0)};  // the same rank, in its own group
   unshard::threads_group inference_group(inference);
 
   unshard::run_ranks(everyone, [&](unshard::threads_communicator& all) {
     const bool trains = all.rank() < trainers;
     // To the trainers' layout, inference ranks hold nothing: ranks 0 to 3 of the six.
     weights mine(unshard::on_ranks{unshard::flat_shard{{rows, columns}, trainers}, 0, 1, everyone}, all.rank());
-    const auto plan = unshard::make_plan(mine.views, hand, all.capabilities());
+    const auto plan = unshard::make_plan(mine.views, options, all);
 
     std::optional<unshard::threads_communicator> group;
     std::optional<weights> theirs;
@@ -59,7 +60,7 @@ int main() {
       const int rank = all.rank() - trainers;
       group = inference_group.communicator(rank);
       theirs.emplace(unshard::dim_shard{{rows, columns}, 1, inference}, rank);
-      load = unshard::make_plan(theirs->views, take, group->capabilities());
+      load = unshard::make_plan(theirs->views, options, *group);
     }
 
     for (int step = 1; step <= 3; ++step) {

@@ -63,7 +63,7 @@ TEST_CASE("bad input on one rank: its own error there, peer_failed with that mes
   SUBCASE("options that can't be meant") {
     CHECK(one_differs([](views&, options& opt) { opt.alignment = 3; }).is<bad_options>(1));
     CHECK(one_differs([](views&, options& opt) { opt.in_flight = 0; }).is<bad_options>(1));
-    CHECK(one_differs([](views&, options& opt) { opt.first_chunk = 99; }).is<bad_options>(1));
+    CHECK(one_differs([](views&, options& opt) { opt.first_round = 99; }).is<bad_options>(1));
     CHECK(one_differs([](views&, options& opt) {
             opt.packing = packing::best_fit, opt.cut = cut::anywhere;
           }).is<bad_options>(1));
@@ -146,6 +146,16 @@ TEST_CASE("plan_mismatch: found among a million parameters with at most 30 excha
   for (int r : {0, 1}) CHECK((o.is<plan_mismatch>(r) && has(o.what(r), {"parameter 765431", "4-byte", "2-byte"})));
   CHECK(exchanges <= 30);
   CHECK(longest <= 256);
+}
+
+TEST_CASE("gather_scope: a first round beside the scope's own is refused, not ignored") {
+  small::model m(1, {128, 128});
+  run_ranks(1, [&](threads_communicator& comm) {
+    const auto handles = m.handles(0);
+    const chunk_plan plan = make_plan(handles, {.budget = 512}, comm);
+    CHECK(plan.chunks() == 2);
+    CHECK_THROWS_AS(gather_scope(plan, 1, handles, comm, unshard::read, {.first_round = 1}), bad_options);
+  });
 }
 
 TEST_CASE("stale_plan: layouts changed, or the engine needs more than the plan left it") {

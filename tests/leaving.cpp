@@ -117,7 +117,7 @@ TEST_CASE("all ranks break: a joint early end without an error; committed() says
     }
     CHECK(done == 1);
     std::size_t first = 99;
-    for (auto& chunk : chunks(handles, comm, overwrite, {.budget = 512, .first_chunk = done})) {
+    for (auto& chunk : chunks(handles, comm, overwrite, {.budget = 512, .first_round = done})) {
       first = std::min(first, chunk.number());
       for (auto p : chunk) std::fill(p.as<float>().begin(), p.as<float>().end(), 2.0F);
     }

@@ -100,9 +100,8 @@ TEST_CASE("gather_scope: after commit no piece may be touched") {
   check(last_words([] {
     run_ranks(1, [](threads_communicator& comm) {
       model m(1);
-      const options o{.budget = 256};
-      const chunk_plan plan = make_plan(m.list, o);
-      gather_scope scope(plan, 0, m.list, comm, read_write, o);
+      const chunk_plan plan = make_plan(m.list, {.budget = 256}, comm);
+      gather_scope scope(plan, 0, m.list, comm, read_write, {});
       const volatile std::byte* kept = nullptr;
       for (auto piece : scope) kept = piece.bytes().data();
       scope.commit();

@@ -86,9 +86,10 @@ void run(scenario& s, C& comm, A access) {
   };
   if (s.scopes || s.replay) {
     const auto plan = unshard::make_plan(handles, s.o, unshard::capabilities_of(comm));
-    if (s.replay) go_through(unshard::chunks(plan, handles, comm, access, options{.on = s.o.on}, memory));
+    if (s.replay)
+      go_through(unshard::chunks(plan, handles, comm, access, static_cast<unshard::run_options>(s.o), memory));
     for (std::size_t i = 0; s.scopes && i < plan.chunks() && i <= s.stop_at; ++i) {
-      unshard::gather_scope scope(plan, i, handles, comm, access, options{.on = s.o.on}, memory);
+      unshard::gather_scope scope(plan, i, handles, comm, access, static_cast<unshard::run_options>(s.o), memory);
       body(s, comm.rank(), scope.chunk(), recorder && i < s.stop_at);
       if (i < s.stop_at) scope.commit();
     }

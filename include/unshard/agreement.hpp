@@ -69,15 +69,15 @@ inline std::uint64_t digest_of_text(std::uint64_t seed, std::string_view text) {
 }
 
 /// All that a range or scope was asked for but the handles, as text: hashed for the opening, shown where it differs.
-inline std::string settings_text(std::string_view access, const options& run, const chunk_plan& plan) {
-  const options& o = plan.made_for();
+inline std::string settings_text(std::string_view access, const run_options& run, const chunk_plan& plan) {
+  const plan_options& o = plan.made_for();
   const capabilities& c = plan.engine();
   return concat("access ", access, ", on ", run.on.all() ? std::string("every_rank") : concat("root ", run.on.root()),
                 ", budget ", o.budget, ", packing ", o.packing == packing::in_order ? "in_order" : "best_fit", ", cut ",
                 o.cut == cut::never       ? "never"
                 : o.cut == cut::oversized ? "oversized"
                                           : "anywhere",
-                ", alignment ", o.alignment, ", in_flight ", o.in_flight, ", first_chunk ", run.first_chunk,
+                ", alignment ", o.alignment, ", in_flight ", o.in_flight, ", first_round ", run.first_round,
                 ", verify ", run.verify ? "on" : "off", ", regions ", c.regions ? "on" : "off", ", max_operations ",
                 c.max_operations, ", max_bytes ", c.max_bytes, ", staging ", c.staging);
 }

@@ -96,7 +96,9 @@ class chunk_range {
     session* session_;
   };
 
-  chunk_range(const chunk_plan* plan, R&& handles, C& comm, const options& o, M& memory)
+  chunk_range(R&& handles, C& comm, const options& o, M& memory)
+      : session_(o, static_cast<R&&>(handles), comm, static_cast<run_options>(o), memory) {}
+  chunk_range(const chunk_plan& plan, R&& handles, C& comm, const run_options& o, M& memory)
       : session_(plan, static_cast<R&&>(handles), comm, o, memory) {}
 
   /// Waits for the first chunk. To be called once.
@@ -107,7 +109,7 @@ class chunk_range {
   }
   std::default_sentinel_t end() const { return {}; }
 
-  /// How many chunks of the plan are behind: written back, as far as this rank has waited. `.first_chunk` resumes
+  /// How many rounds of the plan are behind: written back, as far as this rank has waited. `.first_round` resumes
   /// there.
   std::size_t committed() const { return session_.committed(); }
   const chunk_plan& plan() const { return session_.plan(); }  ///< the one it follows
@@ -126,29 +128,33 @@ class chunk_range {
 template <class R, communicator C, access_mode A, memory_resource M>
 requires range_for<R, A>
 auto chunks(R&& handles, C& comm, A, const options& o, M& memory) {
-  return chunk_range<R, C, A, M>(nullptr, std::forward<R>(handles), comm, o, memory);
+  return chunk_range<R, C, A, M>(std::forward<R>(handles), comm, o, memory);
 }
 template <class R, communicator C, access_mode A>
 requires range_for<R, A>
 auto chunks(R&& handles, C& comm, A, const options& o) {
-  return chunk_range<R, C, A, host_memory>(nullptr, std::forward<R>(handles), comm, o, detail::default_memory);
+  return chunk_range<R, C, A, host_memory>(std::forward<R>(handles), comm, o, detail::default_memory);
 }
 
-/// The same with a plan made before, which outlives the range. What shaped the plan (budget, packing, cut, alignment,
-/// in_flight) holds; those of `o` are not read. Throws stale_plan where layouts changed or the engine needs more.
+/// The same with a plan made before, which outlives the range and what shaped which holds. Throws stale_plan where
+/// layouts changed or the engine needs more.
 template <class R, communicator C, access_mode A, memory_resource M>
 requires range_for<R, A>
-auto chunks(const chunk_plan& plan, R&& handles, C& comm, A, const options& o, M& memory) {
-  return chunk_range<R, C, A, M>(&plan, std::forward<R>(handles), comm, o, memory);
+auto chunks(const chunk_plan& plan, R&& handles, C& comm, A, const run_options& o, M& memory) {
+  return chunk_range<R, C, A, M>(plan, std::forward<R>(handles), comm, o, memory);
 }
 template <class R, communicator C, access_mode A>
 requires range_for<R, A>
-auto chunks(const chunk_plan& plan, R&& handles, C& comm, A, const options& o) {
-  return chunk_range<R, C, A, host_memory>(&plan, std::forward<R>(handles), comm, o, detail::default_memory);
+auto chunks(const chunk_plan& plan, R&& handles, C& comm, A, const run_options& o) {
+  return chunk_range<R, C, A, host_memory>(plan, std::forward<R>(handles), comm, o, detail::default_memory);
 }
+/// What shapes a plan can't be given again where it is replayed: give run_options, or static_cast<run_options>(o).
+template <class R, class C, class A, std::same_as<options> O, class... M>
+void chunks(const chunk_plan& plan, R&& handles, C& comm, A, const O& o, M&... memory) = delete;
 
-/// One chunk of a plan: a range of its pieces. Collective. commit() writes it back; destroyed without, it discards on
-/// every rank, and a rank that wants to learn from a scope that a peer failed calls commit(), after a read too.
+/// One round of a plan: a range of its pieces. Collective; `.first_round` is not for it. commit() writes it back;
+/// destroyed without, it discards on every rank, and a rank that wants to learn from a scope that a peer failed calls
+/// commit(), after a read too.
 template <class R, class C, class A, class M = host_memory>
 class gather_scope {
   using session = detail::session<R, C, A, M>;
@@ -156,11 +162,11 @@ class gather_scope {
  public:
   using chunk_type = typename session::chunk_type;  ///< chunk, or const_chunk under read
 
-  /// Chunk i of the plan; blocks until it is there. Throws as chunks() does.
-  gather_scope(const chunk_plan& plan, std::size_t i, R&& handles, C& comm, A, const options& o)
+  /// Round i of the plan; blocks until it is there. Throws as chunks() does.
+  gather_scope(const chunk_plan& plan, std::size_t i, R&& handles, C& comm, A, const run_options& o)
       : gather_scope(plan, i, static_cast<R&&>(handles), comm, A{}, o, detail::default_memory) {}
-  gather_scope(const chunk_plan& plan, std::size_t i, R&& handles, C& comm, A, const options& o, M& memory)
-      : session_(&plan, static_cast<R&&>(handles), comm, o, memory, i) {
+  gather_scope(const chunk_plan& plan, std::size_t i, R&& handles, C& comm, A, const run_options& o, M& memory)
+      : session_(plan, static_cast<R&&>(handles), comm, o, memory, i) {
     session_.begin_chunk();
   }
 
@@ -177,9 +183,9 @@ class gather_scope {
 };
 
 template <class R, class C, class A>
-gather_scope(const chunk_plan&, std::size_t, R&&, C&, A, const options&) -> gather_scope<R, C, A, host_memory>;
+gather_scope(const chunk_plan&, std::size_t, R&&, C&, A, const run_options&) -> gather_scope<R, C, A, host_memory>;
 template <class R, class C, class A, class M>
-gather_scope(const chunk_plan&, std::size_t, R&&, C&, A, const options&, M&) -> gather_scope<R, C, A, M>;
+gather_scope(const chunk_plan&, std::size_t, R&&, C&, A, const run_options&, M&) -> gather_scope<R, C, A, M>;
 
 }  // namespace v0
 }  // namespace unshard

@@ -43,7 +43,26 @@ constexpr residency root(int rank) { return residency::on_root(rank < 0 ? 0x7fff
 /// All ranks hold them; each keeps its own part of what it wrote, so that a write-back moves no bytes.
 inline constexpr residency every_rank = residency::everywhere();
 
-/// One flat aggregate, for planning and running alike. All ranks give equal ones, `timeout_ms` and `observer` apart.
+/// What shapes a plan: it holds whenever the plan is used.
+struct plan_options {
+  std::size_t budget = 0;  ///< bytes: the most that the library holds on any one rank at any moment, all in
+  unshard::packing packing = unshard::packing::in_order;  ///< in which order parameters fill chunks
+  unshard::cut cut = unshard::cut::never;                 ///< when one may be cut over several
+  std::size_t alignment = 128;                            ///< bytes, a power of two: every piece starts at a multiple
+  int in_flight = 1;                                      ///< chunk buffers that share the budget
+};
+
+/// What each use of a plan chooses anew. All ranks give equal ones, `timeout_ms` and `observer` apart.
+struct run_options {
+  residency on = unshard::root(0);  ///< who holds chunks
+  int timeout_ms = 600'000;         ///< bounds every wait for peers, their bodies included; 0: none
+  std::size_t first_round = 0;      ///< the round to start at, to resume after `committed()` of them
+  unshard::observer observer = {};
+  bool verify = true;  ///< check what callers get wrong: unwritten pieces, overlapping scopes, aliases, replicas
+};
+
+/// Both in one flat aggregate, for the call that plans and runs. All ranks give equal ones, `timeout_ms` and `observer`
+/// apart. Where only one half is meant, the conversion is explicit, so that nothing is ignored in silence.
 struct options {
   std::size_t budget = 0;  ///< bytes: the most that the library holds on any one rank at any moment, all in
   unshard::packing packing = unshard::packing::in_order;  ///< in which order parameters fill chunks
@@ -52,9 +71,12 @@ struct options {
   int in_flight = 1;                ///< chunk buffers that share the budget; 2 gathers ahead, 3 writes back behind, too
   residency on = unshard::root(0);  ///< who holds chunks
   int timeout_ms = 600'000;         ///< bounds every wait for peers, their bodies included; 0: none
-  std::size_t first_chunk = 0;      ///< the chunk to start at, to resume after `committed()` of them
+  std::size_t first_round = 0;      ///< the round to start at, to resume after `committed()` of them
   unshard::observer observer = {};
   bool verify = true;  ///< check what callers get wrong: unwritten pieces, overlapping scopes, aliases, replicas
+
+  explicit constexpr operator plan_options() const { return {budget, packing, cut, alignment, in_flight}; }
+  explicit constexpr operator run_options() const { return {on, timeout_ms, first_round, observer, verify}; }
 };
 
 }  // namespace v0

@@ -121,8 +121,7 @@ class chunk_plan {
   /// The most bytes that a chunk may have: (budget - staging) / in_flight, rounded down to the alignment; half of
   /// that for engines without regions, whose chunks are staged.
   std::size_t capacity() const { return capacity_; }
-  /// The options and the engine that it was made for.
-  const options& made_for() const { return options_; }
+  const plan_options& made_for() const { return options_; }        ///< what shaped it
   const unshard::capabilities& engine() const { return engine_; }  ///< what it takes the engine to be able to do
   /// Of all layouts and element sizes, in order, with their ties.
   std::uint64_t digest() const { return digest_; }
@@ -191,11 +190,9 @@ class chunk_plan {
   friend chunk_plan make_plan(R&& handles, const options& o, const unshard::capabilities& c);
 
   template <class Deferred = void>  // see base/later.hpp
-  chunk_plan(const options& o, const unshard::capabilities& c) : options_(o), engine_(c) {
-    options_.observer = {};
-  }
+  chunk_plan(const plan_options& o, const unshard::capabilities& c) : options_(o), engine_(c) {}
 
-  options options_;
+  plan_options options_;
   unshard::capabilities engine_;
   std::size_t capacity_ = 0;
   std::size_t parameters_ = 0;
@@ -235,7 +232,7 @@ template <parameter_range R>
 chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
   using handle = detail::handle_of<R>;
   detail::check_options(o, c);
-  chunk_plan plan(o, c);
+  chunk_plan plan(static_cast<plan_options>(o), c);
   const std::size_t copies = detail::copies_of_a_chunk(o, c);
   plan.capacity_ = o.budget < c.staging ? 0 : (o.budget - c.staging) / copies & ~(o.alignment - 1);
 
@@ -320,6 +317,12 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
                                                   : static_cast<double>(bytes) / (static_cast<double>(chunks) *
                                                                                   static_cast<double>(plan.capacity_))};
   return plan;
+}
+
+/// The same for what the engine can do now: the plan to replay over `comm`.
+template <parameter_range R, communicator C>
+chunk_plan make_plan(R&& handles, const options& o, const C& comm) {
+  return make_plan(std::forward<R>(handles), o, capabilities_of(comm));
 }
 
 }  // namespace v0

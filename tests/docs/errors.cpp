@@ -149,10 +149,9 @@ void before_any_byte_moves() {
   provoke("stale_plan", 2, [](threads_communicator& comm) {
     // [stale_plan]
     auto parameters = model(comm.rank(), comm.size());
-    const options o{.budget = 8 * MiB};
-    const chunk_plan plan = make_plan(parameters, o, comm.capabilities());
+    const chunk_plan plan = make_plan(parameters, {.budget = 8 * MiB}, comm);
     parameters.pop_back();
-    for (auto& chunk : chunks(plan, parameters, comm, overwrite, o)) fill(chunk);
+    for (auto& chunk : chunks(plan, parameters, comm, overwrite, {})) fill(chunk);
     // [end]
   });
   provoke("aliased_parameters", 1, [](threads_communicator& comm) {

@@ -29,7 +29,7 @@ std::shared_ptr<gathering> open_gathering(const handle_list& handles, std::share
   unshard::options options{.budget = budget};
   options.in_flight = in_flight;
   options.timeout_ms = timeout_ms;
-  options.first_chunk = first_chunk;
+  options.first_round = first_chunk;
   options.verify = verify;
   options.on = root < 0 ? unshard::every_rank : unshard::root(root);
   if (cut == "oversized") {

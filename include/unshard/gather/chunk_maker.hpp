@@ -43,7 +43,7 @@ class chunk_maker {
       : listed_(listed), comm_(comm), buffers_(buffers) {}
 
   /// Lists, schedules and batches of chunk i: whatever may throw on this rank alone.
-  void make(prepared_chunk<C, A>& s, std::size_t i, std::size_t slot, const chunk_plan& plan, const options& o) {
+  void make(prepared_chunk<C, A>& s, std::size_t i, std::size_t slot, const chunk_plan& plan, const run_options& o) {
     const bool holds = o.on.holds(comm_.rank());
     const bool sums_replicas = is_host_memory<M> && o.verify && o.on.all();
     s.gather.clear();

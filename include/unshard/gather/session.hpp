@@ -42,17 +42,18 @@ class session {
   using byte = std::conditional_t<A::writes, std::byte, const std::byte>;
   using chunk_type = basic_chunk<byte>;
 
-  /// `plan` null: one is made, of these options. `only` says which chunk a scope is for. Collective; throws as
-  /// documented at chunks().
-  session(const chunk_plan* plan, R&& handles, C& comm, const options& o, M& memory, std::size_t only = all_chunks)
+  /// Over a plan that was made before, or over one that is made of options. `only` says which chunk a scope is for.
+  /// Collective; throws as documented at chunks().
+  template <class Plan>
+  session(const Plan& plan, R&& handles, C& comm, const run_options& o, M& memory, std::size_t only = all_chunks)
       : listed_(static_cast<R&&>(handles), comm.rank(), comm.size()),
         comm_(comm),
         options_(o),
-        plan_(plan),
         buffers_(memory),
-        words_(comm, o.timeout_ms < 0 ? options().timeout_ms : o.timeout_ms) {
+        words_(comm, o.timeout_ms < 0 ? run_options().timeout_ms : o.timeout_ms) {
     std::exception_ptr failure;
     try {
+      take(plan);
       prepare(only);
     } catch (...) {
       failure = std::current_exception();
@@ -173,30 +174,35 @@ class session {
 
   // ---- the opening
 
+  void take(const options& o) {
+    made_.push_back(make_plan(handles_.get(), o, capabilities_of(comm_)));
+    plan_ = &made_.front();
+    handles_.index();
+  }
+  void take(const chunk_plan& plan) {
+    plan_ = &plan;
+    handles_.index();
+    listed_.check_replay(plan, capabilities_of(comm_));
+  }
+
   void prepare(std::size_t only) {
-    const options run = options_;
-    if (plan_ == nullptr) made_.push_back(make_plan(handles_.get(), run, capabilities_of(comm_)));
-    const bool replayed = plan_ != nullptr;
-    if (!replayed) plan_ = &made_.front();
-    options_ = plan_->made_for();  // what shaped the plan holds
-    options_.on = run.on;
-    options_.timeout_ms = run.timeout_ms;
-    options_.first_chunk = only == all_chunks ? run.first_chunk : only;
-    options_.observer = run.observer;
-    options_.verify = run.verify;
-    if (run.timeout_ms < 0) throw bad_options("unshard: .timeout_ms is negative; 0 waits for ever.");
-    if (!run.on.all() && run.on.root() >= comm_.size())
+    if (only != all_chunks) {
+      if (options_.first_round != 0)
+        throw bad_options(concat("unshard: .first_round is ", options_.first_round, "; a scope is for round ", only,
+                                 ", as its own argument says. Leave .first_round out. ", here()));
+      options_.first_round = only;
+    }
+    if (options_.timeout_ms < 0) throw bad_options("unshard: .timeout_ms is negative; 0 waits for ever.");
+    if (!options_.on.all() && options_.on.root() >= comm_.size())
       throw bad_options(concat("unshard: .on is not the root of any rank: the communicator has ranks 0 to ",
                                comm_.size() - 1, ". ", here()));
-    handles_.index();
-    if (replayed) listed_.check_replay(*plan_, capabilities_of(comm_));
-    next_ = committed_ = options_.first_chunk;
+    next_ = committed_ = options_.first_round;
     last_ = only == all_chunks ? plan_->chunks() : only + 1;
     if (next_ > plan_->chunks() || last_ > plan_->chunks())
-      throw bad_options(concat("unshard: chunk ", options_.first_chunk, " of a plan of ", plan_->chunks(),
+      throw bad_options(concat("unshard: round ", options_.first_round, " of a plan of ", plan_->chunks(),
                                " chunks was asked for. ", here()));
     holds_ = options_.on.holds(comm_.rank());
-    const auto flight = static_cast<std::size_t>(options_.in_flight);
+    const auto flight = static_cast<std::size_t>(plan_->made_for().in_flight);
     slots_ = std::max<std::size_t>(1, std::min(flight, last_ - next_));
     states_.resize(slots_ + 1);
     queue_.reserve(slots_ + 2);  // so that nothing is allocated after a vote
@@ -214,11 +220,12 @@ class session {
   void obtain_memory() {
     std::size_t chunk = 0;
     std::size_t staging = 0;
-    const std::size_t largest = align_up(plan_->summary().largest, options_.alignment);
+    const std::size_t alignment = plan_->made_for().alignment;
+    const std::size_t largest = align_up(plan_->summary().largest, alignment);
     if (holds_) chunk = largest;
     if (!capabilities_of(comm_).regions)
-      staging = holds_ ? largest : align_up(listed_.most_own_bytes(*plan_, next_, last_), options_.alignment);
-    buffers_.obtain(slots_, chunk, staging, options_.alignment);
+      staging = holds_ ? largest : align_up(listed_.most_own_bytes(*plan_, next_, last_), alignment);
+    buffers_.obtain(slots_, chunk, staging, alignment);
   }
 
   parameter_size size_at(std::size_t i) { return listed_.size_at(i); }
@@ -423,8 +430,8 @@ class session {
   listed_parameters<R, A> listed_;
   handle_list<R>& handles_ = listed_.handles;
   C& comm_;
-  options options_;
-  const chunk_plan* plan_;
+  run_options options_;
+  const chunk_plan* plan_ = nullptr;
   std::vector<later<chunk_plan, R>> made_;  // none, or the one that plan_ points to
   slot_buffers<M> buffers_;
   chunk_maker<R, C, A, M> maker_{listed_, comm_, buffers_};
