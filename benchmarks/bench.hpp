@@ -13,6 +13,8 @@
 #include <thread>
 #include <vector>
 
+#include "../examples/output_file.hpp"
+
 namespace bench {
 
 using clock = std::chrono::steady_clock;
@@ -127,6 +129,17 @@ inline nlohmann::json about(const std::string& name, const std::string& program,
           {"revision", revision == nullptr ? "" : revision}};
 }
 
+/// Writes a result, where a file is named. False, and a line on stderr, where that can't be.
+inline bool write(const nlohmann::json& result, const std::string& file) {
+  try {
+    if (!file.empty()) examples::write_file(file, [&](std::ostream& out) { out << result.dump(1) << '\n'; });
+    return true;
+  } catch (const std::runtime_error& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    return false;
+  }
+}
+
 /// Prints rows as they come and keeps them for the JSON.
 class table {
  public:
@@ -174,10 +187,7 @@ class table {
   void note(const std::string& name, const nlohmann::json& value) { json_[name] = value; }
 
   /// Writes the JSON, where a name is given. Returns main's exit status: 1 where a byte was wrong or a peak too high.
-  int finish(const std::string& file) {
-    if (!file.empty()) std::ofstream(file) << json_.dump(1) << '\n';
-    return wrong_ == 0 ? 0 : 1;
-  }
+  int finish(const std::string& file) { return write(json_, file) && wrong_ == 0 ? 0 : 1; }
 
  private:
   nlohmann::json json_;

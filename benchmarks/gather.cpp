@@ -4,7 +4,6 @@
 //   BYTES]
 //          [--runs N] [--seconds S] [--json FILE]
 // Lines that start with # are comments; #wrong > 0, or a peak over the budget, fails the run.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -17,6 +16,7 @@
 #include <unshard/unshard.hpp>
 #include <vector>
 
+#include "../examples/command_line.hpp"
 #include "bench.hpp"
 #include "cases.hpp"
 #include "floor.hpp"
@@ -198,13 +198,14 @@ int main(int argc, char** argv) {
   bench::effort effort;
   std::string json;
   CLI::App app{"Ranges of chunks over threads against the same copies by plain threads."};
+  examples::prepare(app);
   app.add_option("--part", parts, "which parts, by comma")->delimiter(',');
   app.add_option("--ranks", ranks, "how many threads, by comma")->delimiter(',');
-  app.add_option("--chunk", chunk, "bytes of a chunk");
-  app.add_option("--to", to, "largest size, bytes");
+  examples::add_bytes(app, "--chunk", chunk, "bytes of a chunk");
+  examples::add_bytes(app, "--to", to, "largest size, bytes");
   app.add_option("--runs", effort.least, "least runs of each");
   app.add_option("--seconds", effort.seconds, "most seconds for a row that varies");
-  app.add_option("--json", json, "file");
+  examples::add_output(app, "--json", json, "file");
   CLI11_PARSE(app, argc, argv);
   const std::set<std::string> wanted(parts.begin(), parts.end());
   bench::table table("gather", "ranges of chunks over threads; floor: the same copies by plain threads", argc, argv);

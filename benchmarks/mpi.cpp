@@ -12,7 +12,6 @@
 
 #include <mpi.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -25,6 +24,7 @@
 #include <unshard/unshard.hpp>
 #include <vector>
 
+#include "../examples/command_line.hpp"
 #include "bench.hpp"
 #include "cases.hpp"
 #include "floor.hpp"
@@ -281,13 +281,14 @@ int main(int argc, char** argv) {
   std::vector<std::string> parts{"chunks", "overlap", "small", "sizes", "layouts"};
   std::string json;
   CLI::App app{"Ranges of chunks over processes against bare MPI."};
+  examples::prepare(app);
   app.add_option("--part", parts, "which parts, by comma")->delimiter(',');
   app.add_option("--runs", effort.least, "least runs of each");
   app.add_option("--seconds", effort.seconds, "most seconds for a row that varies");
-  app.add_option("--model", size, "bytes, in chunks of one parameter each");
-  app.add_option("--chunk", chunk, "bytes");
-  app.add_option("--to", to, "largest size, bytes");
-  app.add_option("--json", json, "file");
+  examples::add_bytes(app, "--model", size, "bytes, in chunks of one parameter each");
+  examples::add_bytes(app, "--chunk", chunk, "bytes");
+  examples::add_bytes(app, "--to", to, "largest size, bytes");
+  examples::add_output(app, "--json", json, "file");
   CLI11_PARSE(app, argc, argv);
   char version[MPI_MAX_LIBRARY_VERSION_STRING] = {};
   int length = 0;

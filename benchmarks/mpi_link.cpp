@@ -4,7 +4,6 @@
 
 #include <mpi.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <bit>
 #include <chrono>
@@ -18,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "../examples/command_line.hpp"
 #include "bench.hpp"
 
 namespace {
@@ -119,8 +119,9 @@ int main(int argc, char** argv) {
   MPI_Comm_size(MPI_COMM_WORLD, &n);
   std::string file;
   CLI::App app{"Latency and bandwidth between two ranks of this machine."};
+  examples::prepare(app);
   app.add_option("--runs", runs, "of each measurement; the median counts");
-  app.add_option("--json", file, "writes the figures to this file");
+  examples::add_output(app, "--json", file, "writes the figures to this file");
   CLI11_PARSE(app, argc, argv);
   if (n < 2) {
     std::fprintf(stderr, "bench_mpi_link: started with 1 rank; a link needs 2: mpirun -n 2.\n");
@@ -196,6 +197,7 @@ int main(int argc, char** argv) {
       note(late_ms == 0 ? "exchange_s" : "exchange_late_s", t / 10 - late_ms * 1e-3);
     }
   }
-  if (me == 0 && !file.empty()) std::ofstream(file) << found.dump(1) << '\n';
+  const bool written = me != 0 || bench::write(found, file);
   MPI_Finalize();
+  return written ? 0 : 1;
 }

@@ -2,7 +2,6 @@
 // give their layout by reference, and real models. Lists come from benchmarks/plan_sizes.py. Floor: a plain greedy
 // loop over a vector of sizes; touch: the same loop, which asks each handle for its size. Runs alternate; medians.
 // #wrong counts elements that are in no chunk or in two, and chunks over their capacity; > 0 fails the run.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -13,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "../examples/command_line.hpp"
 #include "bench.hpp"
 
 namespace {
@@ -169,10 +169,7 @@ class table {
     if (sink == 0) std::printf("# no chunks\n");
   }
 
-  int finish(const std::string& file) {
-    if (!file.empty()) std::ofstream(file) << json_.dump(1) << '\n';
-    return wrong_ == 0 ? 0 : 1;
-  }
+  int finish(const std::string& file) { return bench::write(json_, file) && wrong_ == 0 ? 0 : 1; }
 
  private:
   nlohmann::json json_;
@@ -187,12 +184,13 @@ int main(int argc, char** argv) {
   bool brief = false;
   bench::effort effort{7, 4};
   CLI::App app("Planning: time and chunks");
+  examples::prepare(app);
   app.add_option("--sizes", sizes, "folder that benchmarks/plan_sizes.py filled")->required();
   app.add_option("--from", from, "least handles");
   app.add_option("--to", to, "most handles");
   app.add_option("--runs", effort.least, "least runs of each");
   app.add_option("--seconds", effort.seconds, "most seconds for a row that varies");
-  app.add_option("--json", json, "file");
+  examples::add_output(app, "--json", json, "file");
   app.add_flag("--brief", brief, "no real models, no flat_shard");
   CLI11_PARSE(app, argc, argv);
   table out(argc, argv);

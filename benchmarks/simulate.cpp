@@ -1,7 +1,6 @@
 // simulate: the library's own plans and schedules for up to thousands of ranks, with no bytes, on machines of which
 // only latency and bandwidth are known. `--measured` predicts what bench_mpi measured, from what bench_mpi_link did.
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -9,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <unshard/unshard.hpp>
 
+#include "../examples/command_line.hpp"
 #include "bench.hpp"
 #include "measured.hpp"
 #include "simulated_models.hpp"
@@ -55,9 +55,8 @@ void parse(CLI::App& app, request& r, int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--layout", r.layouts, "flat, hybrid, experts")->capture_default_str();
   app.add_option("--ranks", r.ranks, "how many")->check(CLI::Range(1, 1'000'000))->capture_default_str();
-  app.add_option("--budget", r.budget, "bytes a rank may hold: 8GiB")->transform(CLI::AsSizeValue(true));
-  app.add_option("--budgets", r.budgets, "others, for the first manifest and layout")
-      ->transform(CLI::AsSizeValue(true));
+  examples::add_bytes(app, "--budget", r.budget, "bytes a rank may hold: 8GiB");
+  examples::add_bytes(app, "--budgets", r.budgets, "others, for the first manifest and layout");
   app.add_option("--budget-ranks", r.budget_ranks, "the ranks for those")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
@@ -71,7 +70,7 @@ void parse(CLI::App& app, request& r, int argc, char** argv) {
   app.add_option("--measured", r.measured, "JSON files of bench_mpi to predict");
   app.add_option("--link", r.links, "JSON files of bench_mpi_link, to predict those of the same library and ranks");
   app.add_flag("--only-measured", r.only_measured, "predicts, and simulates nothing else");
-  app.add_option("--json", r.json, "writes all rows to this file");
+  examples::add_output(app, "--json", r.json, "writes all rows to this file");
   app.parse(argc, argv);
 }
 
@@ -173,20 +172,20 @@ json all_rows(const request& r) {
 
 /// A row a line, so that changes of results can be read.
 void write(const std::string& name, const json& out) {
-  std::ofstream file(name);
-  std::string between = "{\n";
-  for (const auto& [key, value] : out.items()) {
-    file << between << json(key).dump() << ": ";
-    between = ",\n";
-    if (key != "rows" && key != "predicted") {
-      file << value.dump();
-      continue;
+  examples::write_file(name, [&](std::ostream& file) {
+    std::string between = "{\n";
+    for (const auto& [key, value] : out.items()) {
+      file << between << json(key).dump() << ": ";
+      between = ",\n";
+      if (key != "rows" && key != "predicted") {
+        file << value.dump();
+        continue;
+      }
+      for (std::size_t i = 0; i < value.size(); ++i) file << (i == 0 ? "[\n" : ",\n") << value[i].dump();
+      file << "\n]";
     }
-    for (std::size_t i = 0; i < value.size(); ++i) file << (i == 0 ? "[\n" : ",\n") << value[i].dump();
-    file << "\n]";
-  }
-  file << "\n}\n";
-  if (!file.flush()) throw std::runtime_error("--json " + name + ": can't be written.");
+    file << "\n}\n";
+  });
 }
 
 }  // namespace
@@ -194,6 +193,7 @@ void write(const std::string& name, const json& out) {
 int main(int argc, char** argv) {
   CLI::App app("Time, messages, bytes and peak of ranges of chunks over many ranks, from real plans and schedules.",
                "simulate");
+  examples::prepare(app);
   request r;
   try {
     parse(app, r, argc, argv);

@@ -42,7 +42,7 @@ mark = '// prints: '
 expected = [line[len(mark):].rstrip('\n') for line in open(source) if line.startswith(mark)]
 with tempfile.TemporaryDirectory() as folder:  # where it may leave files
     run = subprocess.run([os.path.abspath(program)], cwd=folder, text=True, stdout=subprocess.PIPE, timeout=120)
-    for left in Path(folder).iterdir():
+    for left in Path(folder).rglob('*.*'):
         readers[left.suffix](left)
 found = run.stdout.splitlines()
 if run.returncode != 0 or found != expected or not expected:

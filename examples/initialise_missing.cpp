@@ -6,7 +6,6 @@
 // The parts are in initialise_missing/: model.hpp shards, generator.hpp makes the weights, ways.hpp has the three ways
 // (in_chunks() is the one to look at), metered.hpp, process_memory.hpp and table.hpp measure and print.
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
 #include <fstream>
@@ -17,10 +16,12 @@
 #include <unshard/unshard.hpp>
 #include <vector>
 
+#include "command_line.hpp"
 #include "initialise_missing/model.hpp"
 #include "initialise_missing/table.hpp"
 #include "initialise_missing/ways.hpp"
 #include "observers/memory_svg.hpp"
+#include "output_file.hpp"
 
 #ifndef UNSHARD_MANIFESTS  // where the lists are that come with the example
 #define UNSHARD_MANIFESTS "examples/manifests"
@@ -50,19 +51,26 @@ settings parse(CLI::App& app, int argc, char** argv) {
                                                 {"experts", sharding::experts}};
   const std::map<std::string, bool> holders{{"root", false}, {"all", true}};
   app.add_option("--model", s.model,
-                 "a manifest that comes with it (minimax-m3, bert-base-classifier, gpt2), or a file");
-  app.add_option("--ranks", s.ranks, "how many ranks, as threads")->check(CLI::Range(1, 1024));
-  app.add_option("--budget", s.budget, "bytes that a rank may hold (5MiB, 2GiB, ...); default: 1/100 of the model")
-      ->transform(CLI::AsSizeValue(true));
-  app.add_option("--size", s.size, "scale the model to about so many bytes; default: 512MiB")
-      ->transform(CLI::AsSizeValue(true));
-  app.add_option("--layout", s.layout, "who holds what: zero3, fsdp2, ragged, experts")
-      ->transform(CLI::CheckedTransformer(layouts, CLI::ignore_case));
-  app.add_option("--on", s.on_all, "who holds the chunks: root, all")
-      ->transform(CLI::CheckedTransformer(holders, CLI::ignore_case));
-  app.add_option("--seed", s.seed, "of the generator");
-  app.add_flag("--plan-only", s.plan_only, "at the model's real size: print the plan, move nothing");
-  app.add_option("--svg", s.svg, "where the picture goes; empty: none");
+                 "the parameter list: minimax-m3, bert-base-classifier or gpt2, which come with the program, or a "
+                 "file (default: minimax-m3)")
+      ->option_text("MODEL");
+  app.add_option("--ranks", s.ranks, "how many ranks, as threads, from 1 to 1024 (default: 8)")
+      ->check(CLI::Range(1, 1024))
+      ->option_text("N");
+  add_bytes(app, "--budget", s.budget,
+            "bytes that the library may hold on a rank: 5MiB, 2GiB (default: 1/100 of the model)");
+  add_bytes(app, "--size", s.size, "scale the model's widths until it takes about so many bytes (default: 512MiB)");
+  app.add_option("--layout", s.layout,
+                 "how the model is sharded: zero3 (flat values), fsdp2 (rows), ragged (Megatron's buckets) or experts "
+                 "(the experts over the ranks, the rest flat) (default: zero3)")
+      ->transform(CLI::CheckedTransformer(layouts, CLI::ignore_case))
+      ->option_text("LAYOUT");
+  app.add_option("--on", s.on_all, "which ranks hold the chunks: root or all (default: root)")
+      ->transform(CLI::CheckedTransformer(holders, CLI::ignore_case))
+      ->option_text("RANKS");
+  app.add_option("--seed", s.seed, "of the generator that makes the weights (default: 46822)")->option_text("N");
+  app.add_flag("--plan-only", s.plan_only, "plan the model at its real size, print what it comes to, move nothing");
+  add_output(app, "--svg", s.svg, "where to draw the memory over time; --svg \"\" draws nothing (default: memory.svg)");
   app.parse(argc, argv);
   return s;
 }
@@ -72,7 +80,7 @@ manifest find_manifest(const std::string& model) {
   const bool name = model.find_first_of("/.") == std::string::npos && !std::ifstream(model).good();
   const bool by_name = name && std::ifstream(shipped).good();
   if (name && !by_name)
-    throw std::runtime_error("--model " + model +
+    throw std::runtime_error("--model " + in_quotes(model) +
                              ": neither a file nor one of minimax-m3, bert-base-classifier, gpt2.");
   return read_manifest(by_name ? shipped : model);
 }
@@ -85,14 +93,15 @@ void print_model(const settings& s, const manifest& list, std::size_t missing, s
     largest = std::max(largest, e.bytes());
   }
   const std::size_t all = bytes_of(list);
-  std::printf("%s: %zu parameters, %s; ", s.model.c_str(), list.size(), readable(all).c_str());
+  std::printf("%s: %s, %s; the largest %s\n", printable(s.model, 40).c_str(),
+              number_of(list.size(), "parameter").c_str(), readable(all).c_str(), readable(largest).c_str());
   if (count == 0) {
-    std::printf("none is marked as missing, so all are initialised");
+    std::printf("none is marked as missing, so all are initialised\n");
   } else {
-    std::printf("%zu missing, %s (%.1f %%)", count, readable(missing).c_str(),
+    std::printf("%zu missing, %s (%.1f %%)\n", count, readable(missing).c_str(),
                 100 * static_cast<double>(missing) / static_cast<double>(std::max<std::size_t>(all, 1)));
   }
-  std::printf("; the largest %s\n%d ranks, a budget of %s (%zu bytes) on each\n", readable(largest).c_str(), s.ranks,
+  std::printf("%s, a budget of %s (%zu bytes) on each\n", number_of(static_cast<std::size_t>(s.ranks), "rank").c_str(),
               readable(budget).c_str(), budget);
 }
 
@@ -132,7 +141,7 @@ int run(const settings& s, const manifest& real) {
   if (everything) {
     ways.push_back(gather_everything(model, s.seed, missing));
   } else {
-    std::printf("one gather of everything: left out, it needs %s and this machine has %s\n", readable(needed).c_str(),
+    std::printf("one gather of everything is left out: it needs %s, this machine has %s\n", readable(needed).c_str(),
                 readable(available).c_str());
   }
   ways.push_back(one_at_a_time(model, s.seed, missing));
@@ -147,14 +156,11 @@ int run(const settings& s, const manifest& real) {
       const bool each = m.others_peak > 0 || s.ranks == 1;
       curves.push_back({m.name + (each ? ", on every rank" : ", on the root alone"), &m.timeline});
     }
-    std::ofstream file(s.svg);
-    write_memory_svg(file, "Memory for initialising " + readable(missing) + " of missing weights",
-                     "what rank 0 holds of whole values, over time", curves, budget);
-    if (file.flush()) {
-      std::printf("memory over time: %s\n", s.svg.c_str());
-    } else {
-      std::printf("%s can't be written\n", s.svg.c_str());
-    }
+    write_file(s.svg, [&](std::ostream& file) {
+      write_memory_svg(file, "Memory for initialising " + readable(missing) + " of missing weights",
+                       "what rank 0 holds of whole values, over time", curves, budget);
+    });
+    std::printf("memory over time: %s\n", s.svg.c_str());
   }
 
   bool good = chunks.root_peak <= budget && chunks.others_peak <= (s.on_all ? budget : 0);
@@ -167,6 +173,7 @@ int run(const settings& s, const manifest& real) {
 int main(int argc, char** argv) {
   CLI::App app("Initialises the weights that a checkpoint lacks, in chunks within a byte budget.",
                "initialise_missing");
+  prepare(app);
   try {
     const settings s = parse(app, argc, argv);
     manifest list = find_manifest(s.model);

@@ -1,18 +1,19 @@
 #pragma once  // manifest.hpp: reads the parameter list of a model, `manifests/*.tsv`. Errors name the line.
 
-#include <algorithm>
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <fstream>
 #include <istream>
-#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <unshard/layout.hpp>
 #include <utility>
 #include <vector>
+
+#include "dtypes.hpp"
+#include "printable.hpp"
 
 namespace examples {
 
@@ -23,10 +24,11 @@ class manifest_error : public unshard::error {
   std::size_t line;
 };
 
-/// One parameter. `tied_to` is the index of the first one that holds the same storage, its own where there is none.
+/// One parameter; a type below a byte, or more than 8 dimensions, as stored() turns them. `tied_to` is the index of the
+/// first one that holds the same storage, its own where there is none.
 struct manifest_entry {
   std::string name;
-  std::string dtype;
+  std::string dtype;         // as the file spells it
   std::size_t element_size;  // bytes
   unshard::extents shape;
   std::size_t tied_to;
@@ -38,29 +40,7 @@ struct manifest_entry {
 
 using manifest = std::vector<manifest_entry>;
 
-/// Bytes of an element by the name of its type, as torch and safetensors call them; 0: unknown.
-inline std::size_t size_of_dtype(std::string_view dtype) {
-  constexpr std::pair<std::string_view, std::size_t> sizes[] = {
-      {"bfloat16", 2}, {"float32", 4},       {"float16", 2},     {"float64", 8},        {"int64", 8},  {"int32", 4},
-      {"int16", 2},    {"int8", 1},          {"uint8", 1},       {"uint16", 2},         {"uint32", 4}, {"uint64", 8},
-      {"bool", 1},     {"float8_e4m3fn", 1}, {"float8_e5m2", 1}, {"float8_e8m0fnu", 1},
-  };
-  for (const auto& [name, size] : sizes) {
-    if (name == dtype) return size;
-  }
-  return 0;
-}
-
 namespace detail {
-
-inline bool is_control(char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; }
-
-/// Untrusted text, for a message: at most 60 characters, those that a terminal would act on replaced.
-inline std::string shown(std::string_view text) {
-  std::string out(text.substr(0, 60));
-  std::replace_if(out.begin(), out.end(), is_control, '?');
-  return text.size() > 60 ? out + "..." : out;
-}
 
 class manifest_reader {
  public:
@@ -72,6 +52,7 @@ class manifest_reader {
       ++line_;
       const std::streamsize length = in_.gcount() - (in_.eof() ? 0 : 1);  // without the end of line
       std::string_view line(room.data(), static_cast<std::size_t>(length));
+      if (line_ == 1 && line.starts_with("\xef\xbb\xbf")) line.remove_prefix(3);  // a byte-order mark
       if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
       if (!line.empty() && line.front() != '#') add(line);
     }
@@ -103,54 +84,56 @@ class manifest_reader {
                                    "; 5 are needed, with tabs between: name, dtype, shape, tied_to, missing."));
 
     const auto [name, dtype, shape, tied_to, missing] = field;
-    if (name.empty() || std::any_of(name.begin(), name.end(), is_control))
+    if (name.empty() || printable(name, name.size()) != name)
       fail("the name is empty, or has characters that can't be printed.");
-    manifest_entry entry{std::string(name), std::string(dtype), size_of_dtype(dtype), {}, list_.size(), false};
-    if (entry.element_size == 0) fail("dtype \"" + shown(dtype) + "\" is unknown.");
-    if (missing != "0" && missing != "1") fail("missing is \"" + shown(missing) + "\"; 0 or 1 is needed.");
+    manifest_entry entry{std::string(name), std::string(dtype), 0, {}, list_.size(), false};
+    const int bits = bits_of_dtype(dtype);
+    if (bits == 0) fail("dtype " + shown(dtype) + " is unknown; bfloat16, torch.bfloat16 and BF16 are known, say.");
+    if (missing != "0" && missing != "1") fail("missing is " + shown(missing) + "; 0 or 1 is needed.");
     entry.missing = missing == "1";
-    entry.shape = shape_of(shape, entry.element_size);
+    set_shape(entry, shape, bits);
     if (!tied_to.empty()) entry.tied_to = tie(entry, tied_to);
-    if (!by_name_.emplace(entry.name, list_.size()).second) fail("parameter \"" + shown(name) + "\" is there twice.");
+    if (!by_name_.emplace(entry.name, list_.size()).second) fail("parameter " + shown(name) + " is there twice.");
     list_.push_back(std::move(entry));
   }
 
+  static std::string shown(std::string_view field) { return in_quotes(field, 60); }
+
   /// "128x6144x6144"; empty: a scalar. The sum of all sizes stays in 63 bits, too: nothing that adds them up wraps.
-  unshard::extents shape_of(std::string_view text, std::size_t element_size) {
+  void set_shape(manifest_entry& entry, std::string_view text, int bits) {
     const auto wrong = [&](std::string_view why) {
-      fail(unshard::detail::concat("shape \"", shown(text), "\": ", why, '.'));
+      fail(unshard::detail::concat("shape ", shown(text), ": ", why, '.'));
     };
-    unshard::index_t sizes[unshard::extents::max_dims] = {};
-    std::size_t dims = 0;
+    std::vector<unshard::index_t> sizes;
     const char* const end = text.data() + text.size();
     for (const char* at = text.data(); at != end;) {
-      if (dims == std::size(sizes)) wrong("more than 8 dimensions");
-      const auto [next, failure] = std::from_chars(at, end, sizes[dims]);
+      const auto [next, failure] = std::from_chars(at, end, sizes.emplace_back());
       if (failure == std::errc::result_out_of_range) wrong("an extent exceeds 2^63 - 1");
-      if (failure != std::errc{} || sizes[dims] < 0) wrong("an extent is not a number, or below 0");
-      ++dims;
+      if (failure != std::errc{} || sizes.back() < 0) wrong("an extent is not a number, or below 0");
       at = next;
       if (at == end) break;
       if (*at != 'x' || at + 1 == end) wrong("extents are numbers with an x between them");
       ++at;
     }
     try {
-      const unshard::extents shape = std::span<const unshard::index_t>(sizes, dims);
-      const auto bytes = unshard::detail::checked_mul(shape.elements(), static_cast<std::int64_t>(element_size));
+      const stored_shape s = stored(sizes, bits);
+      entry.shape = s.shape;
+      entry.element_size = s.element_size;
+      const auto bytes = unshard::detail::checked_mul(s.shape.elements(), static_cast<std::int64_t>(s.element_size));
       total_ = unshard::detail::checked_add(total_, bytes);
-      return shape;
     } catch (const unshard::size_overflow&) {
       wrong("the bytes so far exceed 2^63 - 1");
+    } catch (const unshard::bad_layout& e) {
+      wrong(e.what());
     }
-    return {};  // not reached: wrong() throws
   }
 
   std::size_t tie(const manifest_entry& entry, std::string_view to) const {
     const auto found = by_name_.find(std::string(to));
-    if (found == by_name_.end()) fail("tied to \"" + shown(to) + "\", which no earlier line has.");
+    if (found == by_name_.end()) fail("tied to " + shown(to) + ", which no earlier line has.");
     const manifest_entry& other = list_[found->second];
-    if (other.shape != entry.shape || other.dtype != entry.dtype)
-      fail("tied to \"" + shown(to) + "\", whose shape or dtype is another.");
+    if (other.shape != entry.shape || other.element_size != entry.element_size)
+      fail("tied to " + shown(to) + ", whose shape or dtype is another.");
     return other.tied_to;
   }
 
@@ -172,10 +155,10 @@ inline manifest read_manifest(std::istream& in, std::string_view where) {
 /// Reads a manifest from a file. Throws manifest_error.
 inline manifest read_manifest(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
-  if (!in) throw manifest_error("read_manifest: " + detail::shown(path) + " can't be opened.", 0);
+  if (!in) throw manifest_error("read_manifest: " + in_quotes(path) + " can't be opened.", 0);
   in.peek();
-  if (in.bad()) throw manifest_error("read_manifest: " + detail::shown(path) + " can't be read.", 0);
-  return read_manifest(in, path);
+  if (in.bad()) throw manifest_error("read_manifest: " + in_quotes(path) + " can't be read.", 0);
+  return read_manifest(in, printable(path));
 }
 
 }  // namespace examples

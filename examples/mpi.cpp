@@ -1,4 +1,5 @@
-// mpi: the main job (initialise_missing.cpp) over real processes: `mpirun -n 4 mpi [MODEL.tsv [MIB [BUDGET_MIB]]]`.
+// mpi: the main job (initialise_missing.cpp) over real processes: `mpirun -n 4 mpi [MODEL.tsv [SIZE [BUDGET]]]`, with
+// sizes as 512MiB.
 // Each process holds its shards and nothing of the others', so what the table says of memory is measured by the
 // operating system, process by process: by how much its resident set rose over its shards.
 
@@ -6,7 +7,6 @@
 
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
 #include <string>
 #include <unshard/comm/mpi.hpp>
@@ -16,6 +16,7 @@
 #include "initialise_missing/model.hpp"
 #include "initialise_missing/ways.hpp"
 #include "observers/readable.hpp"
+#include "units.hpp"
 
 #ifndef UNSHARD_MANIFESTS  // where the lists are that come with the example
 #define UNSHARD_MANIFESTS "examples/manifests"
@@ -91,9 +92,9 @@ void print(const char* way, const std::vector<row>& rows) {
 bool run(int argc, char** argv) {
   unshard::mpi_communicator comm(MPI_COMM_WORLD);
   const std::string path = argc > 1 ? argv[1] : UNSHARD_MANIFESTS "/minimax-m3.tsv";
-  const std::size_t size = (argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 512) * unshard::MiB;
+  const std::size_t size = argc > 2 ? parse_bytes(argv[2]) : 512 * unshard::MiB;
   manifest list = scaled_to(read_manifest(path), size);
-  const std::size_t budget = argc > 3 ? std::strtoull(argv[3], nullptr, 10) * unshard::MiB : bytes_of(list) / 100;
+  const std::size_t budget = argc > 3 ? parse_bytes(argv[3]) : bytes_of(list) / 100;
   if (comm.rank() == 0)
     std::printf("%zu parameters, %s; %d processes, a budget of %s on each\n\n%-26s %4s %14s %14s %10s  %s\n",
                 list.size(), readable(bytes_of(list)).c_str(), comm.size(), readable(budget).c_str(), "", "rank",

@@ -1,13 +1,14 @@
-// Watches a range from outside, by its `.observer`: a line of progress, a trace for chrome://tracing and
+// Watches a range from outside, by its `.observer`: a bar of progress, a trace for chrome://tracing and
 // ui.perfetto.dev, ranges for NVIDIA's profilers, and a picture of the memory. All are short headers in observers/.
+// `observe [FOLDER]` writes its files into that folder, `observed` where none is named; the bar goes to stderr.
 //
-// prints: progress: 100 %, 64.0 KiB of 64.0 KiB
-// prints: trace.json: 4 ranks
-// prints: timeline.svg: peak 32.0 KiB
+// prints: observed/trace.json: 4 ranks
+// prints: observed/timeline.svg: a peak of 32.0 KiB
 // prints: nvtx: 24 ranges, 0 left open
 
 #include <cstdio>
-#include <fstream>
+#include <exception>
+#include <filesystem>
 #include <span>
 #include <string>
 #include <unshard/comm/threads.hpp>
@@ -19,15 +20,23 @@
 #include "observers/progress.hpp"
 #include "observers/timeline.hpp"
 #include "observers/trace.hpp"
+#include "output_file.hpp"
 
-int main() {
+namespace {
+
+void run(const std::filesystem::path& folder) {
+  std::filesystem::create_directories(folder);  // throws where that can't be, before the work
+  const std::string trace_file = (folder / "trace.json").string();
+  const std::string svg_file = (folder / "timeline.svg").string();
+  for (const std::string& file : {trace_file, svg_file}) {
+    if (!examples::can_be_written(file)) examples::fail_to_write(file);
+  }
+
   constexpr int ranks = 4;
   examples::trace trace;               // for all ranks
   examples::memory_timeline timeline;  // these three for the root
   examples::nvtx_ranges ranges;
-  std::FILE* lines = std::tmpfile();  // a program of yours would take stdout
-  if (lines == nullptr) return 1;
-  examples::progress progress("progress:", 0, lines);
+  examples::progress progress("eight tensors", 0, stderr);
 
   unshard::run_ranks(ranks, [&](unshard::threads_communicator& comm) {
     std::vector<std::vector<float>> shards(8, std::vector<float>(512));
@@ -52,21 +61,32 @@ int main() {
   });
 
   timeline.end();
-  std::rewind(lines);
-  char line[200] = "";
-  if (std::fgets(line, sizeof line, lines) != nullptr) {
-    const std::string text = line;  // the rate and the time differ from run to run
-    std::printf("%s\n", text.substr(0, text.find(',', text.find(',') + 1)).c_str());
-  }
-  std::fclose(lines);
-  std::ofstream trace_file("trace.json");
-  trace.write(trace_file);
-  std::printf("trace.json: %d ranks\n", trace.ranks());
-  std::ofstream svg_file("timeline.svg");
+  examples::write_file(trace_file, [&](std::ostream& out) { trace.write(out); });
+  std::printf("%s: %d ranks\n", trace_file.c_str(), trace.ranks());
   const examples::memory_curve curve{"read_write, 4 buffers of 8 KiB", &timeline};
-  examples::write_memory_svg(svg_file, "Eight tensors of 8 KiB", "what rank 0 holds of whole values, over time",
-                             std::span(&curve, 1), 32 * unshard::KiB);
-  std::printf("timeline.svg: peak %s\n", examples::readable(timeline.peak()).c_str());
+  examples::write_file(svg_file, [&](std::ostream& out) {
+    examples::write_memory_svg(out, "Eight tensors of 8 KiB", "what rank 0 holds of whole values, over time",
+                               std::span(&curve, 1), 32 * unshard::KiB);
+  });
+  std::printf("%s: a peak of %s\n", svg_file.c_str(), examples::readable(timeline.peak()).c_str());
   std::printf("nvtx: %zu ranges, %zu left open\n", ranges.begun(), ranges.open());
-  return trace_file.flush() && svg_file.flush() ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string folder = argc > 1 ? argv[1] : "observed";
+  if (argc > 2 || folder.empty() || folder.starts_with('-')) {
+    std::puts(
+        "usage: observe [FOLDER]\nRuns a small range on 4 ranks and writes trace.json and timeline.svg into FOLDER");
+    std::puts("(default: observed), which it makes where there is none.");
+    return folder == "--help" || folder == "-h" ? 0 : 2;
+  }
+  try {
+    run(folder);
+    return 0;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "observe: %s\n", e.what());
+    return 1;
+  }
 }

@@ -54,6 +54,16 @@ with tempfile.TemporaryDirectory() as folder:
     bad.write_text('a\tbfloat16\t3\t\t0\nb\tbfloat16\tthree\t\t0\n')
     out = run('--model', str(bad), status=2)
     check('line 2' in out and 'three' in out, f'a malformed line has its number\n{out}')
+    for budget in '-5', '64Q', '', '1e9':
+        out = run('--budget', budget, status=105)
+        check('write bytes as' in out, f'--budget {budget!r} is refused\n{out}')
+    for budget in '64M', '64mib', '1.5GiB':
+        out = run('--size', '1MiB', '--ranks', '1', '--budget', budget, '--svg', '')
+        check('\n1 rank, a budget of ' in out, f'--budget {budget}\n{out}')
+    out = run('--svg', '/nowhere/memory.svg', status=105)
+    check('/nowhere/memory.svg' in out and 'rank' not in out, f'a file that cannot be written: before the work\n{out}')
+    out = run('--help')
+    check('default: 8' in out and max(map(len, out.splitlines())) <= 80, f'--help: defaults, 80 columns\n{out}')
     out = run('--layout', 'none', status=105)
     check('layout' in out, f'an unknown layout\n{out}')
 

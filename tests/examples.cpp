@@ -1,9 +1,9 @@
-// What the examples are made of: the manifest reader, the generator, scaling and sharding, the observers' output.
+// What the examples are made of: the generator, scaling and sharding, the observers' output.
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <random>
+#include <cstdio>
 #include <sstream>
 #include <string>
 #include <unshard/unshard.hpp>
@@ -11,9 +11,11 @@
 
 #include "../examples/initialise_missing/generator.hpp"
 #include "../examples/initialise_missing/model.hpp"
+#include "../examples/initialise_missing/table.hpp"
 #include "../examples/manifest.hpp"
 #include "../examples/observers/memory_svg.hpp"
 #include "../examples/observers/nvtx.hpp"
+#include "../examples/observers/progress.hpp"
 #include "../examples/observers/trace.hpp"
 
 using namespace examples;
@@ -28,82 +30,6 @@ manifest read(const std::string& text) {
 manifest real_model() { return read_manifest(UNSHARD_SOURCE "/examples/manifests/minimax-m3.tsv"); }
 
 }  // namespace
-
-TEST_CASE("read_manifest: names, types, shapes, ties and what is missing; comments and blank lines are skipped") {
-  const manifest list =
-      read("# head\n\na\tbfloat16\t128x6x2\t\t1\r\nb\tfloat32\t\t\t0\nc\tbfloat16\t128x6x2\ta\t0\n#buffer\tx");
-  REQUIRE(list.size() == 3);
-  CHECK(list[0].name == "a");
-  CHECK(list[0].shape == unshard::extents{128, 6, 2});
-  CHECK(list[0].element_size == 2);
-  CHECK(list[0].missing);
-  CHECK(list[1].shape == unshard::extents{});
-  CHECK(list[1].bytes() == 4);
-  CHECK(list[2].tied_to == 0);
-  CHECK(bytes_of(list) == 128 * 6 * 2 * 2 + 4);
-  CHECK(bytes_of(list, true) == 128 * 6 * 2 * 2);
-}
-
-TEST_CASE("read_manifest: a malformed line is an error that has its number and says what is wrong") {
-  const std::pair<const char*, const char*> lines[] = {
-      {"a\tbfloat16\t3", "3 fields; 5 are needed"},
-      {"a", "1 field; 5 are needed"},
-      {"a\tbfloat16\t3\t\t0\t", "6 fields"},
-      {"\tbfloat16\t3\t\t0", "name is empty"},
-      {"a\x1b[2J\tbfloat16\t3\t\t0", "can't be printed"},
-      {"a\tcomplex\t3\t\t0", "dtype \"complex\" is unknown"},
-      {"a\tbfloat16\t3x\t\t0", "numbers with an x between"},
-      {"a\tbfloat16\tx3\t\t0", "not a number"},
-      {"a\tbfloat16\t-3\t\t0", "not a number"},
-      {"a\tbfloat16\t1x1x1x1x1x1x1x1x1\t\t0", "more than 8 dimensions"},
-      {"a\tbfloat16\t99999999999999999999\t\t0", "exceeds 2^63 - 1"},
-      {"a\tbfloat16\t4294967296x4294967296\t\t0", "exceed 2^63 - 1"},
-      {"a\tfloat32\t4611686018427387904\t\t0", "exceed 2^63 - 1"},
-      {"a\tbfloat16\t3\tb\t0", "tied to \"b\", which no earlier line has"},
-      {"a\tbfloat16\t3\tfirst\t0", "shape or dtype is another"},
-      {"first\tbfloat16\t3\t\t0", "there twice"},
-      {"a\tbfloat16\t3\t\tyes", "0 or 1 is needed"},
-  };
-  for (const auto& [line, what] : lines) {
-    try {
-      read(std::string("# head\nfirst\tbfloat16\t2\t\t0\n") + line + '\n');
-      FAIL(line);
-    } catch (const manifest_error& e) {
-      CHECK(e.line == 3);
-      CHECK(std::string(e.what()).find("list.tsv line 3: ") != std::string::npos);
-      CHECK_MESSAGE(std::string(e.what()).find(what) != std::string::npos, e.what());
-      CHECK(std::string(e.what()).find('\x1b') == std::string::npos);
-    }
-  }
-  CHECK_THROWS_AS(read_manifest("/no/such/file.tsv"), manifest_error);
-  CHECK_THROWS_AS(read_manifest("/"), manifest_error);
-}
-
-TEST_CASE("read_manifest: whatever the bytes, a list or a manifest_error; sizes add up in 63 bits") {
-  const std::uint32_t seed = std::random_device{}();
-  CAPTURE(seed);
-  std::mt19937 random(seed);
-  const std::string letters("ab\t\t\t01x29\n\r\0bfloat16", 22);
-  for (int round = 0; round < 20'000; ++round) {
-    std::string text = "a\tbfloat16\t3x4\t\t0\nb\tint8\t7\t\t1\nc\tint8\t7\tb\t1\n";
-    for (auto edits = random() % 6; edits > 0; --edits) {
-      const std::size_t at = random() % text.size();
-      if (random() % 3 == 0)
-        text.erase(at, 1);
-      else if (random() % 2 == 0)
-        text.insert(at, 1, static_cast<char>(random()));
-      else
-        text[at] = letters[random() % letters.size()];
-      if (text.empty()) text.push_back('x');
-    }
-    try {
-      const manifest list = read(text);
-      CHECK(bytes_of(list) <= static_cast<std::size_t>(std::numeric_limits<std::int64_t>::max()));
-      for (std::size_t i = 0; i < list.size(); ++i) CHECK(list[i].tied_to <= i);
-    } catch (const manifest_error&) {
-    }
-  }
-}
 
 TEST_CASE("generator: any part of a parameter has the bits that its elements have alone, whatever the element size") {
   for (const std::size_t size : {1u, 2u, 4u, 8u}) {
@@ -259,4 +185,66 @@ TEST_CASE("write_memory_svg: a curve of no steps, one of many, and a budget abov
     CHECK(out.str().ends_with("</svg>\n"));
     CHECK(out.str().size() < 100'000);
   }
+}
+
+TEST_CASE("progress: in a terminal one line that fits it, from the first event on; elsewhere lines of chunks done") {
+  const auto written = [](int columns, const char* what, std::size_t chunks) {
+    std::FILE* const out = std::tmpfile();
+    REQUIRE(out != nullptr);
+    {
+      progress p(what, 0, out, columns);
+      unshard::event e{.kind = unshard::event_kind::opened,
+                       .rank = 0,
+                       .chunk = 0,
+                       .chunks = chunks,
+                       .chunk_bytes = 0,
+                       .total_bytes = chunks * 1023 * unshard::MiB,
+                       .held_bytes = 0,
+                       .message = {}};
+      p(e);
+      e.chunk_bytes = 1023 * unshard::MiB;
+      for (e.chunk = 0; e.chunk < chunks; ++e.chunk) {
+        for (auto kind : {unshard::event_kind::gather_launched, unshard::event_kind::chunk_begun,
+                          unshard::event_kind::write_back_launched, unshard::event_kind::committed}) {
+          e.kind = kind;
+          p(e);
+        }
+      }
+    }
+    std::rewind(out);
+    std::string text;
+    for (int c = std::fgetc(out); c != EOF; c = std::fgetc(out)) text += static_cast<char>(c);
+    std::fclose(out);
+    return text;
+  };
+  for (const int columns : {80, 200, 60, 20}) {
+    for (const char* what :
+         {"chunks", "one gather of everything", "a name that is longer than any terminal should be"}) {
+      const std::string text = written(columns, what, 1);
+      CAPTURE(text);
+      CHECK(text.front() == '\r');
+      CHECK(std::count(text.begin(), text.end(), '\n') == 1);
+      CHECK(text.ends_with('\n'));
+      std::istringstream updates(text.substr(1));
+      for (std::string update; std::getline(updates, update, '\r');) {
+        if (update.ends_with('\n')) update.pop_back();
+        CHECK(update.size() < static_cast<std::size_t>(std::min(columns, 80)));
+      }
+      if (columns >= 80 && std::string(what).size() < 30) {
+        for (const char* word : {"starting", "gathering", "in the body", "writing back", "100 %", " taken\n"})
+          CHECK(text.find(word) != std::string::npos);
+      }
+    }
+  }
+  const std::string plain = written(0, "chunks", 3);
+  CHECK(plain.find("chunks 100 %, 3.0 GiB of 3.0 GiB, ") == 0);
+  CHECK(std::count(plain.begin(), plain.end(), '\n') == 1);
+}
+
+TEST_CASE("speed, number_of: in words") {
+  CHECK(speed(2.5, 1) == "2.5 times slower");
+  CHECK(speed(1, 8.8) == "8.8 times faster");
+  CHECK(speed(1, 1.01) == "as fast");
+  CHECK(number_of(1, "rank") == "1 rank");
+  CHECK(number_of(2, "rank") == "2 ranks");
 }

@@ -107,7 +107,7 @@ class generator {
     const std::size_t size = Size > 0 ? Size : element_size_;
     bool same = true;
     for (std::size_t i = 0; i < count && same; ++i) {
-      std::byte expected[8];
+      std::byte expected[16];  // the largest element: two doubles
       element(first + static_cast<std::int64_t>(i), expected);
       same = std::memcmp(expected, bytes + i * size, size) == 0;
     }

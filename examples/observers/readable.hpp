@@ -1,4 +1,4 @@
-#pragma once  // readable.hpp: byte counts for people.
+#pragma once  // readable.hpp: byte counts for people, and counts of things.
 
 #include <cstddef>
 #include <cstdio>
@@ -20,5 +20,10 @@ inline std::string readable(double bytes) {
   return text;
 }
 inline std::string readable(std::size_t bytes) { return readable(static_cast<double>(bytes)); }
+
+/// "1 rank", "3 ranks".
+inline std::string number_of(std::size_t count, const char* what, const char* several = "s") {
+  return std::to_string(count) + ' ' + what + (count == 1 ? "" : several);
+}
 
 }  // namespace examples
