@@ -23,7 +23,7 @@ std::size_t agreed_budget(C& comm, std::size_t bytes, int timeout_ms = 600'000) 
   std::vector<detail::later<std::uint64_t, C>> all(static_cast<std::size_t>(comm.size()));
   comm.exchange(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)), timeout_ms);
   std::uint64_t least = mine;
-  for (const std::uint64_t theirs : all) least = std::min(least, theirs);
+  for (const std::uint64_t theirs : all) least = (std::min)(least, theirs);
   return static_cast<std::size_t>(least);
 }
 
@@ -33,19 +33,19 @@ namespace detail {
 enum class stage : std::uint8_t { opening = 1, search, chunk_end };
 enum class saying : std::uint8_t { done = 1, left, failed };
 
-struct word {
+struct vote_word {
   std::uint64_t head = 0;  // stage, saying, chunk
   std::uint64_t value = 0;
 
-  word() = default;
-  word(stage where, saying what, std::size_t chunk, std::uint64_t number)
+  vote_word() = default;
+  vote_word(stage where, saying what, std::size_t chunk, std::uint64_t number)
       : head(std::uint64_t{static_cast<std::uint8_t>(where)} << 56 |
              std::uint64_t{static_cast<std::uint8_t>(what)} << 48 | (chunk & 0xffff'ffff'ffffULL)),
         value(number) {}
   saying says() const { return static_cast<saying>(head >> 48 & 0xff); }
   std::uint64_t place() const { return head & 0xff00'ffff'ffff'ffffULL; }
 };
-static_assert(sizeof(word) == 16);
+static_assert(sizeof(vote_word) == 16);
 
 /// What came of a vote.
 struct verdict {
@@ -85,9 +85,9 @@ inline std::string settings_text(std::string_view access, const run_options& run
 /// The items of two lists "a 1, b 2" that differ, side by side.
 inline std::string differing_items(std::string_view left, std::string_view right) {
   const auto item = [](std::string_view& text) {
-    const std::size_t comma = std::min(text.find(", "), text.size());
+    const std::size_t comma = (std::min)(text.find(", "), text.size());
     const std::string_view head = text.substr(0, comma);
-    text.remove_prefix(std::min(text.size(), comma + 2));
+    text.remove_prefix((std::min)(text.size(), comma + 2));
     return head;
   };
   std::string out;
@@ -124,22 +124,22 @@ class agreement {
   verdict open(bool failed, std::string_view failure, std::string_view settings, std::size_t parameters,
                std::uint64_t digest, Prefix prefix, Describe describe) {
     const std::uint64_t asked = digest_of_text(0x5e7, settings);
-    say(word(stage::opening, failed ? saying::failed : saying::done, 0, mix(asked, digest)));
+    say(vote_word(stage::opening, failed ? saying::failed : saying::done, 0, mix(asked, digest)));
     check_places("the opening of a range or scope");
     verdict v = count(failure);
-    if (v.culprit >= 0 || first_different([](const word& w) { return w.value; }) == 0) return v;
+    if (v.culprit >= 0 || first_different([](const vote_word& w) { return w.value; }) == 0) return v;
     search(settings, asked, parameters, prefix, describe);
   }
 
   /// The end of a chunk. Where any rank says `failed`, a second exchange tells why.
   verdict vote(saying what, std::size_t chunk, std::uint64_t value, std::string_view failure) {
-    say(word(stage::chunk_end, what, chunk, value));
+    say(vote_word(stage::chunk_end, what, chunk, value));
     check_places("the end of a chunk");
     return count(failure);
   }
 
  private:
-  void say(const word& w) {
+  void say(const vote_word& w) {
     comm_.exchange(std::as_bytes(std::span(&w, 1)), std::as_writable_bytes(std::span(words_)), timeout_ms_);
   }
 
@@ -157,7 +157,7 @@ class agreement {
   verdict count(std::string_view failure) {
     verdict v;
     bool any_failed = false;
-    for (const word& w : words_) any_failed = any_failed || w.says() == saying::failed;
+    for (const vote_word& w : words_) any_failed = any_failed || w.says() == saying::failed;
     for (std::size_t r = 0; r < words_.size(); ++r) {
       const saying s = words_[r].says();
       v.all_done = v.all_done && s == saying::done;
@@ -172,7 +172,7 @@ class agreement {
   /// One text of at most 255 bytes from every rank.
   vector<std::string> tell(std::string_view mine) {
     char text[message_bytes] = {};
-    std::memcpy(text, mine.data(), std::min(mine.size(), message_bytes - 1));
+    std::memcpy(text, mine.data(), (std::min)(mine.size(), message_bytes - 1));
     vector<char> all(message_bytes * words_.size());
     comm_.exchange(std::as_bytes(std::span(text)), std::as_writable_bytes(std::span(all)), timeout_ms_);
     vector<std::string> texts;
@@ -195,9 +195,9 @@ class agreement {
   template <class Prefix, class Describe>
   [[noreturn]] void search(std::string_view settings, std::uint64_t asked, std::size_t parameters, Prefix prefix,
                            Describe describe) {
-    const auto digest = [](const word& w) { return w.value; };
-    const auto number = [](const word& w) { return w.head & 0xffff'ffff'ffffULL; };
-    say(word(stage::search, saying::done, parameters, asked));
+    const auto digest = [](const vote_word& w) { return w.value; };
+    const auto number = [](const vote_word& w) { return w.head & 0xffff'ffff'ffffULL; };
+    say(vote_word(stage::search, saying::done, parameters, asked));
     if (const int other = first_different(digest); other != 0) {
       const vector<std::string> texts = tell(settings);
       throw plan_mismatch(concat("unshard: the ranks ask for different things: ",
@@ -208,14 +208,14 @@ class agreement {
     int culprit = first_different(number);
     std::size_t low = 0;  // so many parameters are equal on all ranks
     std::size_t high = parameters;
-    for (const word& w : words_) high = std::min(high, static_cast<std::size_t>(number(w)));
+    for (const vote_word& w : words_) high = (std::min)(high, static_cast<std::size_t>(number(w)));
     const std::size_t shortest = high;
-    say(word(stage::search, saying::done, high, prefix(high)));
+    say(vote_word(stage::search, saying::done, high, prefix(high)));
     if (const int other = first_different(digest); other != 0) {
       culprit = other;
       while (high - low > 1) {
         const std::size_t middle = low + (high - low) / 2;
-        say(word(stage::search, saying::done, middle, prefix(middle)));
+        say(vote_word(stage::search, saying::done, middle, prefix(middle)));
         const int differs = first_different(digest);
         if (differs != 0) culprit = differs;
         (differs != 0 ? high : low) = middle;
@@ -233,7 +233,7 @@ class agreement {
 
   C& comm_;
   int timeout_ms_;
-  vector<word> words_;
+  vector<vote_word> words_;
 };
 
 }  // namespace detail

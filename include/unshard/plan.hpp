@@ -306,12 +306,12 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
       largest = plan.packed_.fullest();
     }
   }
-  const std::size_t slots = std::min(static_cast<std::size_t>(o.in_flight), chunks);
+  const std::size_t slot_count = (std::min)(static_cast<std::size_t>(o.in_flight), chunks);
   plan.summary_ = {
       .chunks = chunks,
       .bytes = bytes,
       .largest = largest,
-      .peak = slots * (c.regions ? 1 : 2) * detail::align_up(largest, o.alignment) + c.staging,
+      .peak = slot_count * (c.regions ? 1 : 2) * detail::align_up(largest, o.alignment) + c.staging,
       .lower_bound = plan.capacity_ == 0 ? 0 : (packer.aligned_bytes() + plan.capacity_ - 1) / plan.capacity_,
       .utilisation = chunks * plan.capacity_ == 0 ? 0.0
                                                   : static_cast<double>(bytes) / (static_cast<double>(chunks) *

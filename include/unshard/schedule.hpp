@@ -160,7 +160,7 @@ class basic_schedule {
       const index_t interval = detail::interval_start(b, p.space);
       const auto before = [&](index_t element) {
         if (interval < 0) return detail::elements_before(b, p.space, element);
-        return std::min(std::max(element - interval, index_t{0}), held);
+        return (std::min)((std::max)(element - interval, index_t{0}), held);
       };
       const index_t from = before(p.piece.first);
       const index_t to = before(p.piece.first + p.piece.elements);
@@ -172,11 +172,11 @@ class basic_schedule {
         } else if (in_chunk) {
           run.first_block = static_cast<std::uint32_t>(blocks_.size());
           const index_t start = static_cast<index_t>(p.piece.offset) - p.piece.first * esize;
-          const auto emit = [&](detail::strided_block block) {
+          const auto put = [&](detail::strided_block block) {
             block.offset += start;
             blocks_.push_back(block);
           };
-          detail::cut_block(detail::bytes_of_box(b, p.space, p.element_size), from * esize, to * esize, emit);
+          detail::cut_block(detail::bytes_of_box(b, p.space, p.element_size), from * esize, to * esize, put);
           run.blocks = static_cast<std::uint32_t>(blocks_.size()) - run.first_block;
         }
         found += to - from;

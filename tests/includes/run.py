@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Every public header alone, and all of them in two translation units that link and run.
 
-With g++ and clang++, plain and with -fno-rtti -fvisibility=hidden, and with nvcc where it is there. Headers of an
-engine that this machine lacks are named and left out. The last line is 'N passed, N failed'.
+With g++ and clang++, plain and with -fno-rtti -fvisibility=hidden, and with nvcc where it is there; each once more
+behind the macros that other people's headers define (foreign_macros.hpp). Headers of an engine that this machine lacks
+are named and left out. The last line is 'N passed, N failed'.
 """
 import concurrent.futures
 import os
@@ -39,9 +40,14 @@ FOREIGN = foreign_flags()
 HEADERS = sorted(str(path.relative_to(include)) for path in include.rglob('*.hpp'))
 
 
+def foreign(header):
+    """The engines' headers that `header` includes itself."""
+    return re.findall(r'^#include <((?!unshard/)[^>]*[./][^>]*)>', (include / header).read_text(), re.M)
+
+
 def lacks(header):
     """The first of an engine's headers that `header` includes and this machine has not."""
-    for name in re.findall(r'^#include <((?!unshard/)[^>]*[./][^>]*)>', (include / header).read_text(), re.M):
+    for name in foreign(header):
         probe = out / f'probe_{re.sub(r"[^a-z]", "_", header + name)}.cpp'
         probe.write_text(f'#include <{name}>\n')
         if run('g++', '-E', *FOREIGN, probe).returncode:
@@ -53,6 +59,14 @@ def alone(compiler, header):
     unit = out / f'{compiler.replace("+", "x")}_{header.replace("/", "_")}.cpp'
     unit.write_text(f'#include <{header}>\n')
     return run(compiler, '-std=c++20', '-fsyntax-only', *WARNINGS, f'-I{include}', *FOREIGN, unit)
+
+
+def behind_macros(header):
+    """As C++ with GNU extensions, which CMake asks for: `I` is a macro there. Engines' own headers come before."""
+    unit = out / f'macros_{header.replace("/", "_")}.cpp'
+    names = [*ENGINES_HEADERS, here / 'foreign_macros.hpp']
+    unit.write_text(''.join(f'#include "{name}"\n' for name in names) + f'#include <{header}>\n')
+    return run('g++', '-std=gnu++20', '-fsyntax-only', f'-I{include}', *FOREIGN, unit)
 
 
 def two_units(name, compiler, *flags):
@@ -68,14 +82,20 @@ def two_units(name, compiler, *flags):
     return linked if linked.returncode else run(program)
 
 
+LACKING = {header: lacks(header) for header in HEADERS}
+ENGINES_HEADERS = sorted({name for header in HEADERS if not LACKING[header] and header not in NEED_NVCC
+                          for name in foreign(header)})
+
+
 def cases():
     for header in HEADERS:
-        name = lacks(header)
+        name = LACKING[header]
         if name:
             print(f'skipped: {header}, no <{name}> here')
         elif header not in NEED_NVCC:
             yield f'{header} alone, g++', alone, ('g++', header)
             yield f'{header} alone, clang++', alone, ('clang++', header)
+            yield f'{header} behind other people\'s macros, g++', behind_macros, (header,)
     strict = (*WARNINGS, '-fno-rtti', '-fvisibility=hidden')
     for compiler in ('g++', 'clang++'):
         yield f'two units, {compiler}', two_units, (compiler, [compiler], *WARNINGS)

@@ -27,9 +27,9 @@ MUTANTS = [
     ('leaving_counts_as_done', 'faults', [(AGREEMENT, 'v.all_done && s == saying::done', 'v.all_done && s != saying::failed')]),
     ('second_exchange_skipped', 'faults', [(AGREEMENT, 'if (any_failed) v.message =', 'if (false) v.message =')]),
     ('failure_not_said_in_the_opening', 'faults', [
-        (AGREEMENT, 'word(stage::opening, failed ? saying::failed : saying::done', 'word(stage::opening, saying::done')]),
+        (AGREEMENT, 'vote_word(stage::opening, failed ? saying::failed : saying::done', 'vote_word(stage::opening, saying::done')]),
     ('digests_not_compared', 'faults', [
-        (AGREEMENT, 'v.culprit >= 0 || first_different([](const word& w) { return w.value; }) == 0', 'true')]),
+        (AGREEMENT, 'v.culprit >= 0 || first_different([](const vote_word& w) { return w.value; }) == 0', 'true')]),
     ('settings_not_in_the_digest', 'faults', [(AGREEMENT, '0, mix(asked, digest)', '0, digest')]),
     ('bisection_turns_the_wrong_way', 'faults', [(AGREEMENT, '(differs != 0 ? high : low) = middle', '(differs == 0 ? high : low) = middle')]),
     ('drain_skipped', 'faults', [(SESSION, '''    transport([&] { drain([] { return false; }); });
@@ -37,8 +37,8 @@ MUTANTS = [
     ('ended_forgotten', 'faults', [(SESSION, '''  void give_up() {
     ended_ = true;''', '''  void give_up() {''')]),
     ('abort_skipped', 'faults', [(SESSION, 'comm_.abort(concat("in chunk "', 'static_cast<void>(concat("in chunk "')]),
-    ('written_before_the_vote', 'faults', [(SESSION, '''    emit(event_kind::vote_begun, current_);
-''', '''    emit(event_kind::vote_begun, current_);
+    ('written_before_the_vote', 'faults', [(SESSION, '''    tell_observer(event_kind::vote_begun, current_);
+''', '''    tell_observer(event_kind::vote_begun, current_);
     if constexpr (A::writes) launch(state(current_).write_back, current_, true);
 ''')]),
     ('doubt_not_told', 'faults', [(SESSION, '    if (writing_) {', '    if (false) {')]),

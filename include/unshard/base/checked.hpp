@@ -12,8 +12,8 @@ inline namespace v0 {
 namespace detail {
 
 // Apart from the sums and products, which are to be inlined.
-template <std::integral I>
-[[noreturn]] void throw_overflow(I a, std::string_view sign, I b) {
+template <std::integral Integer>
+[[noreturn]] void throw_overflow(Integer a, std::string_view sign, Integer b) {
   throw size_overflow(
       concat("unshard: ", a, sign, b, " exceeds 2^63 - 1, the most that a size may be; check the shape"));
 }
@@ -24,7 +24,7 @@ constexpr std::int64_t checked_mul(std::int64_t a, std::int64_t b) {
 #if defined(__GNUC__)
   if (__builtin_mul_overflow(a, b, &product)) throw_overflow(a, " x ", b);
 #else
-  if (a != 0 && b > std::numeric_limits<std::int64_t>::max() / a) throw_overflow(a, " x ", b);
+  if (a != 0 && b > (std::numeric_limits<std::int64_t>::max)() / a) throw_overflow(a, " x ", b);
   product = a * b;
 #endif
   return product;
@@ -32,7 +32,7 @@ constexpr std::int64_t checked_mul(std::int64_t a, std::int64_t b) {
 
 /// a + b for values >= 0; over 2^63 - 1 is size_overflow.
 constexpr std::int64_t checked_add(std::int64_t a, std::int64_t b) {
-  if (b > std::numeric_limits<std::int64_t>::max() - a) throw_overflow(a, " + ", b);
+  if (b > (std::numeric_limits<std::int64_t>::max)() - a) throw_overflow(a, " + ", b);
   return a + b;
 }
 
@@ -40,7 +40,7 @@ constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return a / b +
 
 /// `bytes` rounded up to `alignment`, a power of two; over 2^63 - 1 is size_overflow.
 constexpr std::size_t align_up(std::size_t bytes, std::size_t alignment) {
-  constexpr auto most = static_cast<std::size_t>(std::numeric_limits<std::int64_t>::max());
+  constexpr auto most = static_cast<std::size_t>((std::numeric_limits<std::int64_t>::max)());
   if (bytes > most - (alignment - 1)) throw_overflow(bytes, " aligned to ", alignment);
   return (bytes + (alignment - 1)) & ~(alignment - 1);
 }

@@ -68,8 +68,8 @@ std::size_t distinct(std::vector<T>& list) {
 }
 
 /// The index of the first of `count` elements for which `below(i)` is false: those for which it is true come first.
-template <class Below>
-std::size_t first_not(std::size_t count, Below below) {
+template <class IsBelow>
+std::size_t first_not(std::size_t count, IsBelow below) {
   std::size_t from = 0;
   while (count > 0) {
     const std::size_t half = count / 2;

@@ -11,8 +11,8 @@ namespace detail {
 
 inline void append(std::string& out, std::string_view text) { out += text; }
 inline void append(std::string& out, char c) { out += c; }
-template <std::integral I>
-void append(std::string& out, I value) {
+template <std::integral Integer>
+void append(std::string& out, Integer value) {
   out += std::to_string(value);
 }
 

@@ -19,11 +19,11 @@ class slot_buffers {
   ~slot_buffers() { release(); }
 
   /// Bytes of one slot, multiples of the alignment. Throws what the resource throws.
-  void obtain(std::size_t slots, std::size_t chunk, std::size_t staging, std::size_t alignment) {
+  void obtain(std::size_t slot_count, std::size_t chunk, std::size_t staging, std::size_t alignment) {
     chunk_ = chunk;
     staging_ = staging;
     alignment_ = alignment;
-    const std::size_t bytes = slots * (chunk + staging);
+    const std::size_t bytes = slot_count * (chunk + staging);
     if (bytes == 0) return;
     base_ = static_cast<std::byte*>(memory_.allocate(bytes, alignment));
     bytes_ = bytes;

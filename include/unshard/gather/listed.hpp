@@ -127,7 +127,7 @@ class listed_parameters {
             own += static_cast<std::size_t>(held_of(traits_of<handle>::layout(h), rank_, p.first, p.elements)) *
                    (p.bytes / static_cast<std::size_t>(p.elements));
           });
-      most = std::max(most, own);
+      most = (std::max)(most, own);
     }
     return most;
   }

@@ -40,8 +40,8 @@ class basic_open_scope {
     detail::sort(bytes, [](const shard_bytes& a, const shard_bytes& b) { return a.from < b.from; });
     for (std::size_t i = 1; i < bytes.size(); ++i) {
       if (bytes[i].from < bytes[i - 1].to) {
-        const std::size_t a = std::min(bytes[i - 1].parameter, bytes[i].parameter);
-        const std::size_t b = std::max(bytes[i - 1].parameter, bytes[i].parameter);
+        const std::size_t a = (std::min)(bytes[i - 1].parameter, bytes[i].parameter);
+        const std::size_t b = (std::max)(bytes[i - 1].parameter, bytes[i].parameter);
         throw aliased_parameters(concat("unshard: the shards of parameters ", called(a), " and ", called(b),
                                         " overlap. Give tied parameters one `identity`, or list them once."),
                                  a, b);

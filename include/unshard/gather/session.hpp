@@ -60,7 +60,7 @@ class session {
     }
     agree(failure);
     if (next_ == last_) end();
-    emit(event_kind::opened, next_);
+    tell_observer(event_kind::opened, next_);
     transport([&] { launch_gathers(); });
   }
   session(const session&) = delete;
@@ -85,7 +85,7 @@ class session {
     if constexpr (!A::gathers && is_host_memory<M>) {
       if (holds_ && options_.verify) maker_.paint_pieces(s, slot);
     }
-    emit(event_kind::chunk_begun, current_);
+    tell_observer(event_kind::chunk_begun, current_);
   }
 
   /// The body has ended: votes, writes back, goes on to the next chunk if there is one.
@@ -103,7 +103,7 @@ class session {
     } catch (...) {
       failure = std::current_exception();
     }
-    emit(event_kind::vote_begun, current_);
+    tell_observer(event_kind::vote_begun, current_);
     verdict v;
     const std::string said = failure ? text_of(failure) : std::string();
     transport([&] { v = words_.vote(failure ? saying::failed : saying::done, current_, sums, said); });
@@ -128,7 +128,7 @@ class session {
                                                    "; nothing of it was written: ", v.message, ' ', here()),
                         v.culprit, current_);
     }
-    emit(event_kind::voted, current_);
+    tell_observer(event_kind::voted, current_);
     ++next_;
     transport([&] { write_back_and_go_on(); });
     if (next_ == last_) {
@@ -146,11 +146,12 @@ class session {
       transport([&] { v = words_.vote(saying::left, next_, 0, {}); });
       give_up();
       if (!v.all_left && !v.message.empty())
-        emit(event_kind::failed, next_, concat("rank ", v.culprit, " failed in chunk ", next_, ": ", v.message));
+        tell_observer(event_kind::failed, next_,
+                      concat("rank ", v.culprit, " failed in chunk ", next_, ": ", v.message));
     } catch (const std::exception& e) {
-      emit(event_kind::failed, next_, e.what());
+      tell_observer(event_kind::failed, next_, e.what());
     } catch (...) {
-      emit(event_kind::failed, next_, "an exception that is no std::exception");
+      tell_observer(event_kind::failed, next_, "an exception that is no std::exception");
     }
     end();
   }
@@ -203,7 +204,7 @@ class session {
                                " chunks was asked for. ", here()));
     holds_ = options_.on.holds(comm_.rank());
     const auto flight = static_cast<std::size_t>(plan_->made_for().in_flight);
-    slots_ = std::max<std::size_t>(1, std::min(flight, last_ - next_));
+    slots_ = std::max<std::size_t>(1, (std::min)(flight, last_ - next_));
     states_.resize(slots_ + 1);
     queue_.reserve(slots_ + 2);  // so that nothing is allocated after a vote
     ahead_ = !A::gathers ? 0 : !A::writes || slots_ < 3 ? slots_ - 1 : slots_ - 2;
@@ -260,7 +261,7 @@ class session {
   // ---- one chunk
 
   void prepare_chunks(std::size_t end) {
-    for (; prepared_to_ < std::min(last_, end); ++prepared_to_) prepare_chunk(prepared_to_);
+    for (; prepared_to_ < (std::min)(last_, end); ++prepared_to_) prepare_chunk(prepared_to_);
   }
 
   void prepare_chunk(std::size_t i) { maker_.make(state(i), i, slot_of(i), *plan_, options_); }
@@ -277,10 +278,10 @@ class session {
 
   void launch_gathers() {
     if constexpr (A::gathers) {
-      for (; gathered_to_ < std::min(last_, next_ + ahead_ + 1); ++gathered_to_) {
+      for (; gathered_to_ < (std::min)(last_, next_ + ahead_ + 1); ++gathered_to_) {
         buffers_.reopen(slot_of(gathered_to_));
         launch(state(gathered_to_).gather, gathered_to_, false);
-        emit(event_kind::gather_launched, gathered_to_);
+        tell_observer(event_kind::gather_launched, gathered_to_);
       }
     }
   }
@@ -289,13 +290,13 @@ class session {
     if constexpr (A::writes) {
       writing_ = true;
       launch(state(current_).write_back, current_, true);
-      emit(event_kind::write_back_launched, current_);
+      tell_observer(event_kind::write_back_launched, current_);
       const bool slot_needed = slots_ == 1 || (A::gathers && slots_ == 2) || next_ == last_;
       if (slot_needed) drain_write_back();
     } else {
       buffers_.close(slot_of(current_));
       ++committed_;
-      emit(event_kind::committed, current_);
+      tell_observer(event_kind::committed, current_);
     }
     launch_gathers();
   }
@@ -315,7 +316,7 @@ class session {
         committed(chunk);
       } else {
         state(chunk).gathered = true;
-        emit(event_kind::gathered, chunk);
+        tell_observer(event_kind::gathered, chunk);
       }
     }
   }
@@ -340,7 +341,7 @@ class session {
         deferred_ = std::current_exception();
       }
     }
-    emit(event_kind::committed, chunk);
+    tell_observer(event_kind::committed, chunk);
   }
   void after_write(std::size_t i) {
     auto&& h = handles_[i];
@@ -358,7 +359,7 @@ class session {
   void give_up() {
     ended_ = true;
     listed_.close();
-    emit(event_kind::discarded, next_);
+    tell_observer(event_kind::discarded, next_);
     transport([&] { drain([] { return false; }); });
     buffers_.close(slot_of(next_));
   }
@@ -416,7 +417,7 @@ class session {
     }
   }
 
-  void emit(event_kind kind, std::size_t chunk, std::string_view message = {}) const {
+  void tell_observer(event_kind kind, std::size_t chunk, std::string_view message = {}) const {
     const plan_summary none;
     const plan_summary& s = plan_ == nullptr ? none : plan_->summary();
     std::size_t bytes = 0;

@@ -23,7 +23,7 @@ class flat_shard {
     const index_t first = start(rank);
     return box_list(box{{first}, {start(rank + 1) - first}});
   }
-  int replica_of(int rank) const { return each_ == 0 ? 0 : std::min(rank, holders()); }
+  int replica_of(int rank) const { return each_ == 0 ? 0 : (std::min)(rank, holders()); }
   rank_list replicas_of(int rank) const {
     return rank < holders() ? rank_list(rank, 1) : rank_list(holders(), ranks_ - holders());
   }
@@ -37,7 +37,7 @@ class flat_shard {
 
  private:
   index_t start(int rank) const {
-    return each_ == 0 || rank >= elements_ / each_ + 1 ? elements_ : std::min(elements_, rank * each_);
+    return each_ == 0 || rank >= elements_ / each_ + 1 ? elements_ : (std::min)(elements_, rank * each_);
   }
   int holders() const { return each_ == 0 ? 0 : static_cast<int>(detail::ceil_div(elements_, each_)); }
 
@@ -103,7 +103,7 @@ class dim_shard {
     b.size[dim_] = cut().start(rank + 1) - b.offset[dim_];
     return box_list(b);
   }
-  int replica_of(int rank) const { return std::min(rank, cut().holders()); }
+  int replica_of(int rank) const { return (std::min)(rank, cut().holders()); }
   rank_list replicas_of(int rank) const {
     const int holders = cut().holders();
     return rank < holders ? rank_list(rank, 1) : rank_list(holders, ranks_ - holders);

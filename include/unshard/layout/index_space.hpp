@@ -27,8 +27,8 @@ class extents {
 
   constexpr extents() = default;
   /// From a braced list of integers. Throws bad_layout (more than 8, a negative one), size_overflow (over 2^63 - 1).
-  template <std::integral I>
-  constexpr extents(std::initializer_list<I> list) {
+  template <std::integral Integer>
+  constexpr extents(std::initializer_list<Integer> list) {
     assign(list.begin(), list.size());
   }
   constexpr extents(std::initializer_list<index_t> list) { assign(list.begin(), list.size()); }
@@ -57,8 +57,8 @@ class extents {
   friend constexpr bool operator==(const extents&, const extents&) = default;
 
  private:
-  template <class I>
-  constexpr void assign(const I* first, std::size_t count) {
+  template <class Integer>
+  constexpr void assign(const Integer* first, std::size_t count) {
     if (count > max_dims) throw bad_layout(detail::concat("extents: ", count, " dimensions; at most 8 are supported."));
     for (std::size_t d = 0; d < count; ++d) {
       if (std::cmp_less(first[d], 0)) throw bad_layout(detail::concat("extents: ", first[d], " is negative."));
@@ -179,8 +179,8 @@ class shared_table {
   std::size_t size() const { return head_ == nullptr ? 0 : head_->count; }
   const T* begin() const { return head_ == nullptr ? nullptr : reinterpret_cast<const T*>(head_ + 1); }
   const T* end() const { return begin() + size(); }
-  template <std::integral I>
-  const T& operator[](I i) const {
+  template <std::integral Integer>
+  const T& operator[](Integer i) const {
     return begin()[i];
   }
   friend bool operator==(const shared_table& a, const shared_table& b) {

@@ -135,9 +135,9 @@ class mesh_shard {
     for (const mesh_dim& m : mesh_) {
       const index_t length = b.size[m.dim];
       const index_t each = detail::ceil_div(length, m.size);
-      const index_t start = std::min(length, detail::coordinate_of(m, rank) * each);
+      const index_t start = (std::min)(length, detail::coordinate_of(m, rank) * each);
       b.offset[m.dim] += start;
-      b.size[m.dim] = std::min(length - start, each);
+      b.size[m.dim] = (std::min)(length - start, each);
     }
     return b;
   }
@@ -159,7 +159,7 @@ class mesh_shard {
       }
       const index_t free = next == nullptr ? detail::ceil_div(ranks_, below) : next->stride / below;
       if (free > 1 && found.size() == 1) {
-        const index_t count = std::min(free, (ranks_ - 1 - found[0]) / below + 1);
+        const index_t count = (std::min)(free, (ranks_ - 1 - found[0]) / below + 1);
         found = {found[0], static_cast<int>(count), static_cast<int>(below)};
       } else if (free > 1) {
         list.clear();

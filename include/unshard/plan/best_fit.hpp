@@ -61,7 +61,7 @@ class packed_chunks {
 
     vector<std::size_t> used(chunks, 0);
     for (std::size_t i = 0; i < items.size(); ++i) {
-      if (items[i].bytes > 0) fullest_ = std::max(fullest_, used[chunk_of[i]] + items[i].bytes);
+      if (items[i].bytes > 0) fullest_ = (std::max)(fullest_, used[chunk_of[i]] + items[i].bytes);
       used[chunk_of[i]] += align_up(items[i].bytes, alignment);
     }
   }
@@ -147,7 +147,8 @@ class first_fit_tree {
  public:
   first_fit_tree(std::size_t bins, std::size_t room) : leaves_(std::bit_ceil(bins)), room_(2 * leaves_, 0) {
     for (std::size_t bin = 0; bin < bins; ++bin) room_[leaves_ + bin] = room;
-    for (std::size_t node = leaves_ - 1; node > 0; --node) room_[node] = std::max(room_[2 * node], room_[2 * node + 1]);
+    for (std::size_t node = leaves_ - 1; node > 0; --node)
+      room_[node] = (std::max)(room_[2 * node], room_[2 * node + 1]);
   }
   /// Whether some bin has that much.
   bool has(std::size_t size) const { return room_[1] >= size; }
@@ -162,7 +163,7 @@ class first_fit_tree {
     room_[node] = room;
     while (node > 1) {
       node /= 2;
-      const std::size_t most = std::max(room_[2 * node], room_[2 * node + 1]);
+      const std::size_t most = (std::max)(room_[2 * node], room_[2 * node + 1]);
       if (std::exchange(room_[node], most) == most) return;
     }
   }
@@ -199,7 +200,7 @@ packed_chunks<Deferred> best_fit(std::span<const packed_item> items, std::size_t
       room -= size;
     } while (i < by_size.size() && by_size[i].size == size && room >= size);
     tree.set(chunk, room);
-    used = std::max(used, chunk + 1);
+    used = (std::max)(used, chunk + 1);
   }
   return {items, chunk_of, used, alignment, ties};
 }

@@ -100,7 +100,7 @@ class packer {
   void finish(std::size_t parameters) {
     end_group();
     if (parameters > 0 && starts_.empty()) starts_.push_back({0, 0});
-    fullest_ = std::max(fullest_, end_);
+    fullest_ = (std::max)(fullest_, end_);
   }
 
   std::size_t aligned_bytes() const { return aligned_bytes_; }
@@ -142,7 +142,7 @@ class packer {
 
   void place(const unit& u) {
     const bool cut = !u.whole && (cuts_anywhere_ || (cuts_oversized_ && u.aligned > capacity_));
-    const std::size_t asks = cut ? std::min(u.aligned, align_up(u.element_size, alignment_)) : u.aligned;
+    const std::size_t asks = cut ? (std::min)(u.aligned, align_up(u.element_size, alignment_)) : u.aligned;
     if (asks > largest_) {
       largest_ = asks;
       largest_at_ = u.begin;
@@ -163,7 +163,7 @@ class packer {
   void place_cut(const unit& u) {
     const auto size = static_cast<index_t>(u.element_size);
     for (index_t first = 0; first < u.elements;) {
-      const index_t fit = std::min(u.elements - first, static_cast<index_t>(capacity_ - used_) / size);
+      const index_t fit = (std::min)(u.elements - first, static_cast<index_t>(capacity_ - used_) / size);
       if (fit == 0) {
         next_chunk({u.begin, first});
         continue;
@@ -180,7 +180,7 @@ class packer {
   }
 
   void next_chunk(cut_point at) {
-    fullest_ = std::max(fullest_, end_);
+    fullest_ = (std::max)(fullest_, end_);
     starts_.push_back(at);
     used_ = 0;
     end_ = 0;
@@ -194,7 +194,7 @@ class packer {
     }
     const auto fit = static_cast<index_t>(capacity_ / u.element_size);
     for (index_t first = 0; first < u.elements;) {
-      const index_t count = std::min(fit, u.elements - first);
+      const index_t count = (std::min)(fit, u.elements - first);
       items_.push_back({u.begin, u.end, static_cast<std::size_t>(count) * u.element_size, first, count});
       first += count;
     }

@@ -74,7 +74,7 @@ class batch_filler {
       if (is_direct(from_)) continue;
       const auto known = pack_of(m.key);
       if (known != packs_.end()) {
-        known->first_batch = std::min(known->first_batch, first_batch(m));
+        known->first_batch = (std::min)(known->first_batch, first_batch(m));
       } else {
         packs_.push_back({m.key, staged, first_batch(m), false});
         staged += m.bytes;
@@ -175,7 +175,7 @@ class batch_filler {
       if (batch_of(m, part) != number) continue;
       if (count == 1) return use(list);
       const std::size_t most = schedule_->engine_.max_bytes;
-      use(cut(list, part * most, std::min(m.bytes, (part + 1) * most)));
+      use(cut(list, part * most, (std::min)(m.bytes, (part + 1) * most)));
     }
   }
 
@@ -186,12 +186,12 @@ class batch_filler {
     std::size_t at = 0;
     for (const auto& r : list) {
       const std::size_t bytes = bytes_of(r);
-      const std::size_t a = std::max(from, at);
-      const std::size_t b = std::min(to, at + bytes);
-      const auto emit = [&](const strided_block& block) {
+      const std::size_t a = (std::max)(from, at);
+      const std::size_t b = (std::min)(to, at + bytes);
+      const auto put = [&](const strided_block& block) {
         out.push_back({r.base + block.offset, block.size, block.stride});
       };
-      if (a < b) cut_block({0, r.size, r.stride}, static_cast<index_t>(a - at), static_cast<index_t>(b - at), emit);
+      if (a < b) cut_block({0, r.size, r.stride}, static_cast<index_t>(a - at), static_cast<index_t>(b - at), put);
       at += bytes;
     }
     return out;

@@ -38,9 +38,9 @@ inline strided_block merged(const strided_block& b) {
   return out;
 }
 
-/// Calls emit(strided_block) for bytes [from, to) of b's own row-major order, in order: at most 2 * dims - 1 blocks.
-template <class Emit>
-void cut_block(const strided_block& b, index_t from, index_t to, Emit& emit, int d = 0) {
+/// Calls put(strided_block) for bytes [from, to) of b's own row-major order, in order: at most 2 * dims - 1 blocks.
+template <class Put>
+void cut_block(const strided_block& b, index_t from, index_t to, Put& put, int d = 0) {
   if (from >= to) return;
   const int dims = b.size.dims();
   index_t inner = 1;
@@ -53,7 +53,7 @@ void cut_block(const strided_block& b, index_t from, index_t to, Emit& emit, int
   index_t r = from / inner;
   if (d + 1 < dims && from % inner != 0) {
     const index_t stop = to < (r + 1) * inner ? to : (r + 1) * inner;
-    cut_block(row(r), from - r * inner, stop - r * inner, emit, d + 1);
+    cut_block(row(r), from - r * inner, stop - r * inner, put, d + 1);
     from = stop;
     ++r;
   }
@@ -67,12 +67,12 @@ void cut_block(const strided_block& b, index_t from, index_t to, Emit& emit, int
       stride[e] = b.stride[d + e];
     }
     const auto n = static_cast<std::size_t>(left);
-    emit(merged({b.offset + r * b.stride[d], extents(std::span<const index_t>(size, n)),
-                 extents(std::span<const index_t>(stride, n))}));
+    put(merged({b.offset + r * b.stride[d], extents(std::span<const index_t>(size, n)),
+                extents(std::span<const index_t>(stride, n))}));
     from += rows * inner;
     r += rows;
   }
-  if (from < to) cut_block(row(r), 0, to - from, emit, d + 1);
+  if (from < to) cut_block(row(r), 0, to - from, put, d + 1);
 }
 
 /// Box `b` of the row-major order of `space`, in bytes from the start of that order.

@@ -379,20 +379,20 @@ class conformance_rank : check_context {
   /// before the barrier, its peers may have given up on it.
   template <class F>
   void expect_timeout(const char* what, clock::time_point entered, F f) {
-    clock::time_point arrived = clock::time_point::max();
+    clock::time_point arrived = (clock::time_point::max)();
     try {
       f(arrived);
       expect(false, what, " should have thrown");
     } catch (const peer_timeout&) {
     } catch (const peer_failed& e) {
-      const bool late = std::min(arrived, clock::now()) - entered >= std::chrono::milliseconds(short_ms / 2);
+      const bool late = (std::min)(arrived, clock::now()) - entered >= std::chrono::milliseconds(short_ms / 2);
       expect(late, what, concat(" threw peer_failed: ", e.what()));
     } catch (const std::exception& e) {
       expect(false, what, concat(" threw another error: ", e.what()));
     }
   }
   void exchange_times_out() {
-    bytes word(16), all(16 * static_cast<std::size_t>(n));
+    bytes token(16), all(16 * static_cast<std::size_t>(n));
     const auto entered = clock::now();
     barrier();
     if (me == n - 1) {
@@ -400,10 +400,10 @@ class conformance_rank : check_context {
     } else {
       expect_timeout("exchange", entered, [&](clock::time_point& arrived) {
         arrived = clock::now();
-        comm.exchange(word, all, short_ms);
+        comm.exchange(token, all, short_ms);
       });
     }
-    expect_error("exchange after a timeout", [&] { comm.exchange(word, all, short_ms); });
+    expect_error("exchange after a timeout", [&] { comm.exchange(token, all, short_ms); });
     comm.abort("over");
   }
   void wait_times_out() {
@@ -421,26 +421,26 @@ class conformance_rank : check_context {
         done.wait(short_ms);
       });
     }
-    bytes word(1), all(static_cast<std::size_t>(n));
-    expect_error("exchange after a timeout", [&] { comm.exchange(word, all, short_ms); });
+    bytes token(1), all(static_cast<std::size_t>(n));
+    expect_error("exchange after a timeout", [&] { comm.exchange(token, all, short_ms); });
     comm.abort("over");
   }
 
   void aborts() {
-    bytes word(16), all(16 * static_cast<std::size_t>(n));
+    bytes token(16), all(16 * static_cast<std::size_t>(n));
     barrier();
     if (me == n - 1) {
       dawdle(true);
       comm.abort("the reason why");
       comm.abort("again");
     } else {
-      const std::string text = expect_error("exchange", [&] { comm.exchange(word, all, patience_ms); });
+      const std::string text = expect_error("exchange", [&] { comm.exchange(token, all, patience_ms); });
       expect(text.empty() || text.find("the reason why") != std::string::npos, "the reason is not in: ", text);
     }
-    expect_error("exchange after an abort", [&] { comm.exchange(word, all, patience_ms); });
+    expect_error("exchange after an abort", [&] { comm.exchange(token, all, patience_ms); });
     expect_error("launch after an abort", [&] {
       auto b = comm.open_batch();
-      send(b, word.data(), 16, (me + 1) % n);
+      send(b, token.data(), 16, (me + 1) % n);
       recv(b, all.data(), 16, (me + n - 1) % n);
       comm.launch(std::move(b)).wait(patience_ms);
     });

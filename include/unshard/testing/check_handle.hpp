@@ -194,7 +194,7 @@ requires parameter_handle<std::remove_reference_t<P>> std::vector<finding> check
     const index_t all = extents(layout.space()).elements();
     index_t least = all;
     for (int r = 0; r < layout.ranks(); ++r) {
-      if (rank < 0 || r == rank) least = std::min(least, detail::held_of(layout, r, 0, all));
+      if (rank < 0 || r == rank) least = (std::min)(least, detail::held_of(layout, r, 0, all));
     }
     const auto needed = static_cast<std::size_t>(detail::checked_mul(least, static_cast<index_t>(element)));
     if (bytes.size() < needed)

@@ -173,7 +173,7 @@ class mock_world {
   template <class C>
   friend class mock_communicator;
 
-  static constexpr std::int64_t never = std::numeric_limits<std::int64_t>::max();
+  static constexpr std::int64_t never = (std::numeric_limits<std::int64_t>::max)();
 
   enum class state : unsigned char { coming, running, blocked, gone, dead };
   enum class wish : unsigned char { nothing, exchange_begins, exchange_ends, wait_begins, wait_ends };

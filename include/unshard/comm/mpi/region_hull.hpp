@@ -24,8 +24,8 @@ struct region_hull {
   }
   region_hull(const region& r) : region_hull(const_region(r)) {}  // NOLINT(google-explicit-constructor)
   void add(const region_hull& other) {
-    first = std::min(first, other.first);
-    last = std::max(last, other.last);
+    first = (std::min)(first, other.first);
+    last = (std::max)(last, other.last);
   }
   bool meets(const region_hull& other) const { return first <= other.last && other.first <= last; }
 };

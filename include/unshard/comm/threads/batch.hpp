@@ -57,8 +57,8 @@ struct threads_segment {
     kept_cursor<const_region> source(from);
     kept_cursor<region> target(to);
     for (std::size_t left = bytes; left > 0;) {
-      const std::size_t run = std::min({source.run(), target.run(), left, longest_run});
-      const std::size_t rows = std::min({source.rows(run), target.rows(run), left / run});
+      const std::size_t run = (std::min)({source.run(), target.run(), left, longest_run});
+      const std::size_t rows = (std::min)({source.rows(run), target.rows(run), left / run});
       const index_t from_stride = source.stride(run);
       const index_t to_stride = target.stride(run);
       const std::byte* in = source.data();
@@ -101,7 +101,7 @@ class threads_work {
       const std::size_t part = bytes <= block_ + smallest_block / 4 ? bytes : block_;
       segments_.push_back({from, to, part, streams_});
       left_ -= part;
-      block_ -= std::min(part, block_);
+      block_ -= (std::min)(part, block_);
       bytes -= part;
       if (bytes > 0) {
         from.advance(part);
@@ -123,11 +123,11 @@ class threads_work {
         return start(s) != start(*first) || s.bytes != first->bytes;
       });
       const std::size_t part = last - first == 1 ? first->bytes : smallest_block;
-      for (std::size_t left = first->bytes; left > 0; left -= std::min(part, left)) {
+      for (std::size_t left = first->bytes; left > 0; left -= (std::min)(part, left)) {
         for (auto s = first; s != last; ++s) {
-          add(s->from, s->to, std::min(part, left));
-          s->from.advance(std::min(part, left));
-          s->to.advance(std::min(part, left));
+          add(s->from, s->to, (std::min)(part, left));
+          s->from.advance((std::min)(part, left));
+          s->to.advance((std::min)(part, left));
         }
       }
       first = last;

@@ -57,7 +57,7 @@ class threads_engine {
   using clock = std::chrono::steady_clock;
   using failure = threads_failure;
   using lock = std::unique_lock<std::mutex>;
-  static constexpr std::size_t everything = std::numeric_limits<std::size_t>::max();
+  static constexpr std::size_t everything = (std::numeric_limits<std::size_t>::max)();
 
  public:
   static constexpr std::size_t longest_word = 256;
@@ -339,7 +339,7 @@ class threads_engine {
   /// Records the first failure; blocks of batches from `stop_at` on are carried no more.
   void poison(failure cause, std::size_t stop_at) noexcept {
     if (cause_.what == failure::none) cause_ = std::move(cause);
-    stop_at_ = std::min(stop_at_, stop_at);
+    stop_at_ = (std::min)(stop_at_, stop_at);
     for (rank_state& r : ranks_) wake(r);
   }
 
