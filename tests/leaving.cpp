@@ -175,3 +175,105 @@ TEST_CASE(
     }
   }
 }
+
+namespace {
+
+/// Three chunks over two ranks; after_write of the first parameter throws on rank 1, while its write-back runs behind
+/// the body of the second chunk, where the ranks of `leaving` break.
+template <class A>
+void leave_before_it_is_told(A access, int in_flight, std::initializer_list<int> leaving) {
+  CAPTURE(in_flight);
+  struct handle : parameter_view {
+    using parameter_view::parameter_view;
+    bool throws = false;
+    void after_write() const {
+      if (throws) throw stop();
+    }
+  };
+  small::model m(2, {128, 128, 128});
+  std::vector<std::string> heard(2);
+  std::atomic<bool> clean{true};
+  const small::outcome o = small::outcome_of(2, [&](threads_communicator& comm) {
+    std::vector<handle> handles;
+    for (const auto& v : m.handles(comm.rank()))
+      handles.push_back(handle(v.name(), v.layout(), v.element_size(), v.shard()));
+    handles[0].throws = comm.rank() == 1;
+    auto watch = [&](const event& e) {
+      if (e.kind == event_kind::failed) heard[static_cast<std::size_t>(comm.rank())] += e.message;
+    };
+    const options opt{.budget = 512u * static_cast<unsigned>(in_flight), .in_flight = in_flight, .observer = watch};
+    const bool leaves = std::find(leaving.begin(), leaving.end(), comm.rank()) != leaving.end();
+    try {
+      for (auto& chunk : chunks(handles, comm, access, opt)) {
+        for (auto p : chunk) std::fill(p.template as<float>().begin(), p.template as<float>().end(), 5.0F);
+        if (chunk.number() == 1 && leaves) break;
+      }
+    } catch (...) {
+      for (auto& chunk : chunks(handles, comm, unshard::read, opt)) clean = clean && chunk.bytes() == 512;
+      throw;
+    }
+    for (auto& chunk : chunks(handles, comm, unshard::read, opt)) clean = clean && chunk.bytes() == 512;
+  });
+  CHECK(clean);
+  for (int r = 0; r < 2; ++r) {
+    const bool leaves = std::find(leaving.begin(), leaving.end(), r) != leaving.end();
+    const std::string told = heard[static_cast<std::size_t>(r)] + o.what(r);
+    CHECK_MESSAGE(has(told, {"gave up"}), told);
+    if (!leaves && r == 0) CHECK((o.is<peer_failed>(0) && has(o.what(0), {"rank 1", "chunk 1"})));
+    if (!leaves && r == 1) CHECK(o.is<stop>(1));
+  }
+  for (const auto& rank : m.shards) {
+    CHECK(rank[0].back() == 5.0F);  // it was committed before
+    CHECK(rank[1].back() != 5.0F);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("what an after_write threw behind the body is heard on every rank, whoever leaves the range then") {
+  for (const std::initializer_list<int>& leaving : {std::initializer_list<int>{0, 1}, {0}, {1}}) {
+    for (int in_flight : {1, 2, 3}) leave_before_it_is_told(read_write, in_flight, leaving);
+    for (int in_flight : {1, 2, 3}) leave_before_it_is_told(overwrite, in_flight, leaving);
+  }
+}
+
+TEST_CASE(
+    "a scope of a chunk that the plan does not have is bad_options on every rank that asks, peer_failed on others") {
+  for (const std::size_t wrong : {std::size_t{2}, static_cast<std::size_t>(-1), static_cast<std::size_t>(-2)}) {
+    small::model m(2, {128, 128});
+    const auto before = m.shards;
+    const auto o = small::outcome_of(2, [&](threads_communicator& comm) {
+      const auto handles = m.handles(comm.rank());
+      const auto plan = make_plan(handles, {.budget = 512});
+      gather_scope scope(plan, comm.rank() == 0 ? wrong : 0, handles, comm, overwrite, {});
+      for (auto p : scope) std::fill(p.as<float>().begin(), p.as<float>().end(), 9.0F);
+      scope.commit();
+    });
+    CHECK(o.is<bad_options>(0));
+    CHECK(has(o.what(0), {"of a plan of 2 chunks"}));
+    CHECK((o.is<peer_failed>(1) && has(o.what(1), {"of a plan of 2 chunks"})));
+    CHECK(m.shards == before);
+  }
+}
+
+TEST_CASE("to end a chunk that has ended says no word: bad_options there, and the communicator stays usable") {
+  small::model m(2, {128, 128});
+  const auto o = small::outcome_of(2, [&](threads_communicator& comm) {
+    const auto handles = m.handles(comm.rank());
+    const auto plan = make_plan(handles, {.budget = 512});
+    {
+      gather_scope scope(plan, 0, handles, comm, read_write, {});
+      scope.commit();
+      if (comm.rank() == 1) CHECK_THROWS_AS(scope.commit(), bad_options);  // on one rank only: nobody waits for it
+    }
+    {
+      auto range = chunks(plan, handles, comm, unshard::read, {});
+      auto at = range.begin();
+      while (at != range.end()) ++at;
+      if (comm.rank() == 0) CHECK_THROWS_AS(++at, bad_options);
+    }
+    gather_scope again(plan, 1, handles, comm, read_write, {});
+    again.commit();
+  });
+  CHECK(o.what(0) + o.what(1) == "");
+}

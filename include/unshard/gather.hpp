@@ -55,7 +55,8 @@ inline constinit host_memory default_memory;  // has no state
 
 /// What chunks() returns: an input range of chunks, each valid until the next. Not movable. Its destruction, and that
 /// of its iterator, end it: unless the last `++` was reached, this rank says `left`, which may block for timeout_ms;
-/// the chunk in hand is then discarded on every rank.
+/// the chunk in hand is then discarded on every rank. Where an after_write of an earlier chunk threw behind the body,
+/// this rank says `failed` instead: peers that go on get peer_failed, and every observer the event `failed`.
 template <class R, class C, class A, class M>
 class chunk_range {
   using session = detail::session<R, C, A, M>;
@@ -166,7 +167,7 @@ class gather_scope {
   gather_scope(const chunk_plan& plan, std::size_t i, R&& handles, C& comm, A, const run_options& o)
       : gather_scope(plan, i, static_cast<R&&>(handles), comm, A{}, o, detail::default_memory) {}
   gather_scope(const chunk_plan& plan, std::size_t i, R&& handles, C& comm, A, const run_options& o, M& memory)
-      : session_(plan, static_cast<R&&>(handles), comm, o, memory, i) {
+      : session_(plan, static_cast<R&&>(handles), comm, o, memory, &i) {
     session_.begin_chunk();
   }
 
@@ -175,7 +176,8 @@ class gather_scope {
   std::size_t size() const { return chunk().size(); }
   chunk_type& chunk() const { return session_.current(); }  ///< its pieces, valid until commit() or the end
 
-  /// Votes and writes back; blocks for the peers. Once. Throws as the iterator of chunks() does.
+  /// Votes and writes back; blocks for the peers. Once: bad_options the second time, on this rank alone. Throws as the
+  /// iterator of chunks() does.
   void commit() { session_.end_chunk(); }
 
  private:

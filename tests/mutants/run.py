@@ -20,9 +20,9 @@ PATIENCE = 240  # seconds: many times what a test takes on a busy machine
 
 # name, test, [(header, text, its replacement), ...]
 MUTANTS = [
-    ('vote_skipped', 'faults', [(SESSION, '''    transport([&] { v = words_.vote(failure ? saying::failed : saying::done, current_, sums, said); });
+    ('vote_skipped', 'faults', [(SESSION, '''      transport([&] { v = words_.vote(failure ? saying::failed : saying::done, current_, sums, said); });
 ''', '')]),
-    ('leave_word_not_sent', 'faults', [(SESSION, '''      transport([&] { v = words_.vote(saying::left, next_, 0, {}); });
+    ('leave_word_not_sent', 'faults', [(SESSION, '''        v = words_.vote(deferred_ ? saying::failed : saying::left, next_, 0, said);
 ''', '')]),
     ('leaving_counts_as_done', 'faults', [(AGREEMENT, 'v.all_done && s == saying::done', 'v.all_done && s != saying::failed')]),
     ('second_exchange_skipped', 'faults', [(AGREEMENT, 'if (any_failed) v.message =', 'if (false) v.message =')]),
@@ -51,6 +51,10 @@ MUTANTS = [
 ''')]),
     ('memory_not_given_back', 'faults', [('gather/buffers.hpp', '~slot_buffers() { release(); }', '~slot_buffers() {}')]),
     ('after_write_failure_dropped', 'faults', [(SESSION, '        deferred_ = std::current_exception();', '')]),
+    ('after_write_failure_left_with_the_range', 'leaving', [(SESSION, 'deferred_ ? saying::failed : saying::left', 'saying::left')]),
+    ('ended_chunk_votes_again', 'leaving', [(SESSION, '''    if (ended_)
+      throw bad_options''', '''    if (false)
+      throw bad_options''')]),
     ('after_write_failure_not_deferred', 'faults', [(SESSION, '        deferred_ = std::current_exception();', '        throw;')]),
     ('paint_not_looked_at', 'faults', [('gather/chunk_maker.hpp', 'if (is_paint(', 'if (false && is_paint(')]),
     ('no_deadline_for_words', 'faults', [(AGREEMENT, 'std::as_writable_bytes(std::span(words_)), timeout_ms_', 'std::as_writable_bytes(std::span(words_)), 0')]),

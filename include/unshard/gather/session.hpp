@@ -42,10 +42,10 @@ class session {
   using byte = std::conditional_t<A::writes, std::byte, const std::byte>;
   using chunk_type = basic_chunk<byte>;
 
-  /// Over a plan that was made before, or over one that is made of options. `only` says which chunk a scope is for.
-  /// Collective; throws as documented at chunks().
+  /// Over a plan that was made before, or over one that is made of options. `only` points to the round that a scope is
+  /// for; null: all. Collective; throws as documented at chunks().
   template <class Plan>
-  session(const Plan& plan, R&& handles, C& comm, const run_options& o, M& memory, std::size_t only = all_chunks)
+  session(const Plan& plan, R&& handles, C& comm, const run_options& o, M& memory, const std::size_t* only = nullptr)
       : listed_(static_cast<R&&>(handles), comm.rank(), comm.size()),
         comm_(comm),
         options_(o),
@@ -88,8 +88,13 @@ class session {
     tell_observer(event_kind::chunk_begun, current_);
   }
 
-  /// The body has ended: votes, writes back, goes on to the next chunk if there is one.
+  /// The body has ended: votes, writes back, goes on to the next chunk if there is one. Says no word once ended().
   void end_chunk() {
+    if (ended_)
+      throw bad_options(
+          concat("unshard: the end of a chunk of a range or scope that has ended. commit() a scope once; "
+                 "do not go on behind the end of a range, or after an exception. ",
+                 here()));
     transport([&] { drain_write_back(); });
     std::uint64_t sums = 0;
     std::exception_ptr failure = std::exchange(deferred_, nullptr);
@@ -106,7 +111,12 @@ class session {
     tell_observer(event_kind::vote_begun, current_);
     verdict v;
     const std::string said = failure ? text_of(failure) : std::string();
-    transport([&] { v = words_.vote(failure ? saying::failed : saying::done, current_, sums, said); });
+    try {
+      transport([&] { v = words_.vote(failure ? saying::failed : saying::done, current_, sums, said); });
+    } catch (...) {
+      if (failure) std::rethrow_exception(failure);  // tells more than that nobody could be told
+      throw;
+    }
     if (!v.all_done || v.sum != 0) {
       if (failure) {
         try {
@@ -137,13 +147,17 @@ class session {
     }
   }
 
-  /// Ends early: says `left` at the chunk in hand. Never throws.
+  /// Ends early: says `left` at the chunk in hand, or `failed`, where an after_write threw meanwhile. Never throws.
   void leave() noexcept {
     if (ended_) return;
     try {
-      transport([&] { drain_write_back(); });
       verdict v;
-      transport([&] { v = words_.vote(saying::left, next_, 0, {}); });
+      transport([&] {
+        drain_write_back();
+        const std::string said = deferred_ ? text_of(deferred_) : std::string();
+        v = words_.vote(deferred_ ? saying::failed : saying::left, next_, 0, said);
+      });
+      deferred_ = nullptr;  // every rank was told
       give_up();
       if (!v.all_left && !v.message.empty())
         tell_observer(event_kind::failed, next_,
@@ -186,29 +200,29 @@ class session {
     listed_.check_replay(plan, capabilities_of(comm_));
   }
 
-  void prepare(std::size_t only) {
-    if (only != all_chunks) {
+  void prepare(const std::size_t* only) {
+    if (only != nullptr) {
       if (options_.first_round != 0)
-        throw bad_options(concat("unshard: .first_round is ", options_.first_round, "; a scope is for round ", only,
+        throw bad_options(concat("unshard: .first_round is ", options_.first_round, "; a scope is for round ", *only,
                                  ", as its own argument says. Leave .first_round out. ", here()));
-      options_.first_round = only;
+      options_.first_round = *only;
     }
     if (options_.timeout_ms < 0) throw bad_options("unshard: .timeout_ms is negative; 0 waits for ever.");
     if (!options_.on.all() && options_.on.root() >= comm_.size())
       throw bad_options(concat("unshard: .on is not the root of any rank: the communicator has ranks 0 to ",
                                comm_.size() - 1, ". ", here()));
     next_ = committed_ = options_.first_round;
-    last_ = only == all_chunks ? plan_->chunks() : only + 1;
-    if (next_ > plan_->chunks() || last_ > plan_->chunks())
+    if (only == nullptr ? next_ > plan_->chunks() : next_ >= plan_->chunks())
       throw bad_options(concat("unshard: round ", options_.first_round, " of a plan of ", plan_->chunks(),
                                " chunks was asked for. ", here()));
+    last_ = only == nullptr ? plan_->chunks() : next_ + 1;
     holds_ = options_.on.holds(comm_.rank());
     const auto flight = static_cast<std::size_t>(plan_->made_for().in_flight);
     slots_ = std::max<std::size_t>(1, (std::min)(flight, last_ - next_));
     states_.resize(slots_ + 1);
     queue_.reserve(slots_ + 2);  // so that nothing is allocated after a vote
     ahead_ = !A::gathers ? 0 : !A::writes || slots_ < 3 ? slots_ - 1 : slots_ - 2;
-    listed_.check(*plan_, only, options_.verify);
+    listed_.check(*plan_, only == nullptr ? all_chunks : next_, options_.verify);
     obtain_memory();
     if constexpr (has_after_write) {
       tied_.assign(plan_->ties().begin(), plan_->ties().end());
@@ -369,6 +383,7 @@ class session {
     if (failed_) return;
     failed_ = true;
     end();
+    if (deferred_) tell_observer(event_kind::failed, next_, text_of(std::exchange(deferred_, nullptr)));
     try {
       comm_.abort(concat("in chunk ", writing_ ? committed_ : next_, " of a range or scope: ", why));
     } catch (...) {  // no memory for the words
