@@ -31,10 +31,7 @@ struct world {
 
 /// Bytes of the chunk that some runs cover.
 void mark(const schedule& s, const scheduled_run& r, std::vector<int>& times) {
-  if (r.discarded) {
-    REQUIRE(r.blocks == 0);  // it has no place in the chunk
-    return;
-  }
+  if (r.to.base == run_end::nowhere) return;  // it has no place in the chunk
   std::size_t bytes = 0;
   s.for_each_block(r, [&](const detail::strided_block& b) {
     const index_t n = b.size.elements();
@@ -92,7 +89,9 @@ void check_write_back(const world& w) {
       if (t.kind == transfer_kind::recv) received[{t.peer, rank}].push_back(t.bytes), ++operations;
       if (t.kind == transfer_kind::send) return;
       for (std::uint32_t r : t.runs) {
-        for (std::size_t b = 0; b < s.runs()[r].bytes; ++b) ++times[s.runs()[r].piece][s.runs()[r].shard_offset + b];
+        const run_end& to = s.runs()[r].to;
+        REQUIRE(to.blocks == 0);
+        for (std::size_t b = 0; b < s.runs()[r].bytes; ++b) ++times[to.base][to.at + b];
       }
     });
     if (w.engine.regions) REQUIRE(operations <= 2 * static_cast<std::size_t>(w.ranks));

@@ -26,11 +26,14 @@ class residency {
   static constexpr residency on_root(int rank) { return residency(rank); }
   /// Makes every_rank.
   static constexpr residency everywhere() { return residency(-1); }
+  /// Makes spread.
+  static constexpr residency one_each() { return residency(-2); }
 
-  constexpr bool all() const { return root_ < 0; }
-  constexpr int root() const { return root_; }  ///< the one rank that holds; -1 where all do
+  constexpr bool all() const { return root_ == -1; }      ///< every rank holds every chunk
+  constexpr bool spreads() const { return root_ == -2; }  ///< every rank holds chunks of its own
+  constexpr int root() const { return root_; }            ///< the one rank that holds; below 0 where all do
   /// Whether that rank holds chunks.
-  constexpr bool holds(int rank) const { return all() || rank == root_; }
+  constexpr bool holds(int rank) const { return root_ < 0 || rank == root_; }
   friend constexpr bool operator==(const residency&, const residency&) = default;
 
  private:

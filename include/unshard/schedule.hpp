@@ -3,14 +3,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <unshard/base/later.hpp>
-#include <unshard/base/sort.hpp>
+#include <unshard/base/plain_vector.hpp>
 #include <unshard/communicator.hpp>
 #include <unshard/plan.hpp>
+#include <unshard/schedule/messages.hpp>
 #include <unshard/schedule/strided.hpp>
 #include <unshard/schedule/transfer.hpp>
 #include <utility>
-#include <vector>
 
 namespace unshard {
 inline namespace v0 {
@@ -20,6 +19,15 @@ namespace detail {
 template <class Batch>
 class batch_filler;
 
+/// A collective of the engine, in place of the messages of one piece.
+struct collective {
+  transfer_kind kind;
+  int root;
+  std::size_t piece;
+  std::size_t offset;  // of the piece in the chunk
+  std::size_t bytes;   // of one rank; of the whole piece for a broadcast
+};
+
 /// Where every rank receives: which of so many replicas, in rank order, sends to `receiver`. Each serves an equal share
 /// of the ranks, those at its own place in their order.
 constexpr int near_replica(int replicas, int receiver, int ranks) {
@@ -28,130 +36,123 @@ constexpr int near_replica(int replicas, int receiver, int ranks) {
 
 }  // namespace detail
 
-/// This rank's part in moving one chunk. Filled by `add`, piece by piece, the same pieces on every rank; `finish` then
-/// groups the runs: at most one message for each pair of ranks (for engines without regions, one for each set of
-/// replicas that share it), and cuts them into batches at the same transfers on both ends.
-/// Over all ranks the sends match the receives, and every byte of every piece is written exactly once.
-template <class Deferred>
-class basic_schedule {
-  template <class T>
-  using vector = std::vector<detail::later<T, Deferred>>;
-
+/// This rank's part in moving one round: the chunk that a root or every rank holds, or, under spread, one chunk on each
+/// rank. Filled by `add`, piece by piece, the same pieces on every rank; `finish` then groups the runs into messages
+/// and batches: at most one message for each pair of ranks (for engines without regions that send to a set of
+/// replicas alike, one for each such set). Over all ranks the sends match the receives, and every byte of every piece
+/// is written exactly once.
+class schedule {
  public:
   /// Engines' collectives are used for even shards of at least this many bytes a rank.
   static constexpr std::size_t collective_least = std::size_t{64} << 10;
 
-  basic_schedule(movement direction, int rank, int ranks, residency on, const capabilities& c,
-                 const collectives& can = {})
-      : movement_(direction), rank_(rank), ranks_(ranks), on_(on), engine_(c), can_(can) {}
+  /// `shifts`: the most cyclic shifts between ranks that share staging; 0: all of them.
+  schedule(movement direction, int rank, int ranks, residency on, const capabilities& c, const collectives& can = {},
+           std::size_t shifts = 0)
+      : movement_(direction),
+        rank_(rank),
+        ranks_(ranks),
+        on_(on),
+        engine_(c),
+        can_(can),
+        shifts_(shifts),
+        moved_(rank, ranks, c) {}
 
   /// The next piece of the chunk. Throws what the layout throws.
   template <shard_layout L>
   void add(const planned_piece& p, const L& layout) {
+    add(p, layout, on_.root());
+  }
+  /// The same of the chunk that `holder` holds, of a spread round.
+  template <shard_layout L>
+  void add(const planned_piece& p, const L& layout, int holder) {
     const std::size_t number = pieces_++;
+    if (holder != holder_) chunk_bytes_ = 0;
+    holder_ = holder;
     chunk_bytes_ += p.bytes;
+    largest_ = (std::max)(largest_, chunk_bytes_);
     if (p.elements == 0) return;
-    const part whole{p, layout.space(), p.bytes / static_cast<std::size_t>(p.elements), number};
-    if (add_collective(whole, layout)) return;
+    const part whole{p, layout.space(), p.bytes / static_cast<std::size_t>(p.elements),
+                     static_cast<std::uint32_t>(number)};
+    if (!on_.spreads() && add_collective(whole, layout)) return;
     if (movement_ == movement::gather) {
-      on_.all() ? gather_everywhere(whole, layout) : gather_to_root(whole, layout);
+      on_.all() ? gather_everywhere(whole, layout) : gather_to_holder(whole, layout);
     } else {
       write_back(whole, layout);
     }
   }
 
   /// Groups and cuts. Call once for all pieces, after the last.
-  void finish() {
-    const std::size_t keys = std::max<std::size_t>(1, keys_.size());
-    const std::size_t parts = engine_.max_bytes == 0 ? 0 : chunk_bytes_ / engine_.max_bytes + 1;
-    const std::size_t a_pair = keys + parts;  // most messages between two ranks
-    const auto n = static_cast<std::size_t>(ranks_);
-    if (engine_.max_operations == 0 || 2 * n * a_pair + collectives_.size() <= engine_.max_operations) {
-      batches_ = 1;
-    } else if (2 * a_pair <= engine_.max_operations) {
-      rounds_a_batch_ = engine_.max_operations / (2 * a_pair);
-      batches_ = (n + rounds_a_batch_ - 1) / rounds_a_batch_;
-    } else {
-      messages_a_batch_ = engine_.max_operations / 2;
-      batches_ = n * ((a_pair + messages_a_batch_ - 1) / messages_a_batch_);
-    }
-    group(sends_, transfer_kind::send);
-    group(recvs_, transfer_kind::recv);
-  }
+  void finish() { moved_.finish({(std::max<std::size_t>)(1, keys_.size()), largest_, collectives_.size(), shifts_}); }
 
-  /// Empty again, with the room that it had: for the next chunk.
+  /// Empty again, with the room that it had: for the next round.
   void clear() {
-    pieces_ = chunk_bytes_ = rounds_a_batch_ = messages_a_batch_ = 0;
-    batches_ = 1;
-    const auto empty = [](auto&... lists) { (lists.clear(), ...); };
-    empty(runs_, blocks_, copies_, sends_, recvs_, keys_, order_, messages_, collectives_);
+    pieces_ = chunk_bytes_ = largest_ = 0;
+    holder_ = no_holder;
+    keys_.clear();
+    collectives_.clear();
+    moved_.clear();
   }
 
-  std::size_t batches() const { return batches_; }             ///< the same on every rank
-  std::size_t chunk_bytes() const { return chunk_bytes_; }     ///< of the buffer that holds the chunk
-  const vector<scheduled_run>& runs() const { return runs_; }  ///< all of this rank
+  std::size_t batches() const { return moved_.batches(); }  ///< the same on every rank
+  std::size_t chunk_bytes() const { return largest_; }      ///< of the values in the (largest) chunk
+  const detail::plain_vector<scheduled_run>& runs() const { return moved_.runs(); }  ///< all of this rank
   /// Calls visit(const detail::strided_block&) for every block of the chunk that a run takes, in the run's order; for
   /// runs that this rank has in its chunk.
   template <class Visit>
   void for_each_block(const scheduled_run& r, Visit visit) const {
-    if (r.blocks == 0)
-      return visit(
-          detail::strided_block{static_cast<index_t>(r.chunk_offset), {static_cast<index_t>(r.bytes)}, {index_t{1}}});
-    for (std::size_t b = 0; b < r.blocks; ++b) visit(blocks_[r.first_block + b]);
+    const run_end& e = r.from.base == run_end::chunk ? r.from : r.to;
+    if (e.blocks == 0)
+      return visit(detail::strided_block{static_cast<index_t>(e.at), {static_cast<index_t>(r.bytes)}, {index_t{1}}});
+    for (const detail::strided_block& b : moved_.blocks_of(e)) visit(b);
   }
 
   /// Calls visit(const scheduled_transfer&) for every message of this rank, its own copies and collectives.
   template <class Visit>
   void for_each_transfer(Visit visit) const {
-    for (const message& m : messages_)
-      visit(scheduled_transfer{m.kind, m.peer, m.bytes, m.batch, std::span(order_).subspan(m.first, m.count)});
-    if (!copies_.empty()) {
+    for (const detail::message& m : moved_.list())
+      visit(scheduled_transfer{m.kind, m.peer, m.bytes, moved_.batch_of(m, 0), moved_.runs_of(m)});
+    if (!moved_.copies().empty()) {
       std::size_t bytes = 0;
-      for (std::uint32_t r : copies_) bytes += runs_[r].bytes;
-      visit(scheduled_transfer{transfer_kind::copy, rank_, bytes, 0, copies_});
+      for (std::uint32_t r : moved_.copies()) bytes += runs()[r].bytes;
+      visit(scheduled_transfer{transfer_kind::copy, rank_, bytes, 0, moved_.copies()});
     }
-    for (const collective& c : collectives_) visit(scheduled_transfer{c.kind, c.root, c.bytes, 0, {}});
+    for (const detail::collective& c : collectives_) visit(scheduled_transfer{c.kind, c.root, c.bytes, 0, {}});
   }
 
  private:
   template <class Batch>
   friend class detail::batch_filler;
 
+  static constexpr int no_holder = -3;
+
   struct part {
     const planned_piece& piece;
     extents space;
     std::size_t element_size;
-    std::size_t number;
-  };
-  struct entry {
-    int peer;
-    std::uint32_t key;
-    std::uint32_t run;
-  };
-  struct message {
-    transfer_kind kind;
-    int peer;
-    std::uint32_t key;
-    std::size_t first, count;  // in order_
-    std::size_t bytes;
-    std::size_t ordinal;  // among the messages of this pair, parts counted
-    std::size_t batch;
-  };
-  struct collective {
-    transfer_kind kind;
-    int root;
-    std::size_t piece;
-    std::size_t offset;  // of the piece in the chunk
-    std::size_t bytes;   // of one rank; of the whole piece for a broadcast
+    std::uint32_t number;
   };
 
-  bool holds() const { return on_.holds(rank_); }
+  bool holds() const { return on_.all() || holder_ == rank_; }
   /// Without regions a message is packed once for all its receivers, so all of them get all of it.
-  bool shares_messages() const { return !engine_.regions; }
+  bool packs_for_all() const { return !engine_.regions && !on_.spreads(); }
 
-  /// Calls use(run) for every run of `rank` in the piece; `in_shard` and `in_chunk` say which side is this rank's.
+  /// What a rank that holds the chunk does with a part of the piece that others hold.
+  enum class arrival {
+    none,     // this rank has it, or nobody sends it
+    kept,     // it comes, and goes into the chunk
+    dropped,  // it comes with a message that is packed for all, though this rank has it
+  };
+  arrival arrival_of(const rank_list& group, int from) const {
+    if (!group.contains(rank_)) return arrival::kept;
+    const bool comes_for_others = on_.all() && packs_for_all() && group.size() < ranks_;
+    return comes_for_others && from != rank_ ? arrival::dropped : arrival::none;
+  }
+
+  /// Calls use(run) for every run of `rank` in the piece: its end in the shard is here where that is this rank, its end
+  /// in the chunk where `in_chunk`. Returns the elements.
   template <class L, class Use>
-  index_t for_each_run(const part& p, const L& layout, int rank, bool in_shard, bool in_chunk, Use use) {
+  index_t for_each_run(const part& p, const L& layout, int rank, bool in_chunk, Use use) {
     index_t found = 0, stored = 0;  // elements of the piece; of the boxes before
     const auto esize = static_cast<index_t>(p.element_size);
     for (const box& b : layout.boxes_of(rank)) {
@@ -165,58 +166,70 @@ class basic_schedule {
       const index_t from = before(p.piece.first);
       const index_t to = before(p.piece.first + p.piece.elements);
       if (from < to) {
-        scheduled_run run{.piece = p.number, .bytes = static_cast<std::size_t>((to - from) * esize)};
-        if (in_shard) run.shard_offset = static_cast<std::size_t>((stored + from) * esize);
+        run_end there, here;  // in the shard, in the chunk
+        if (rank == rank_) there = {p.number, 0, static_cast<std::size_t>((stored + from) * esize)};
         if (in_chunk && interval >= 0) {
-          run.chunk_offset = p.piece.offset + static_cast<std::size_t>((interval + from - p.piece.first) * esize);
+          here = {run_end::chunk, 0,
+                  p.piece.offset + static_cast<std::size_t>((interval + from - p.piece.first) * esize)};
         } else if (in_chunk) {
-          run.first_block = static_cast<std::uint32_t>(blocks_.size());
-          const index_t start = static_cast<index_t>(p.piece.offset) - p.piece.first * esize;
-          const auto put = [&](detail::strided_block block) {
-            block.offset += start;
-            blocks_.push_back(block);
-          };
-          detail::cut_block(detail::bytes_of_box(b, p.space, p.element_size), from * esize, to * esize, put);
-          run.blocks = static_cast<std::uint32_t>(blocks_.size()) - run.first_block;
+          here = strided(p, b, from, to);
         }
+        const auto bytes = static_cast<std::size_t>((to - from) * esize);
+        const bool gathers = movement_ == movement::gather;
+        use(moved_.add({gathers ? there : here, gathers ? here : there, bytes}));
         found += to - from;
-        runs_.push_back(run);
-        use(static_cast<std::uint32_t>(runs_.size() - 1));
       }
       stored += held;
     }
     return found;
   }
+  /// Elements [from, to) of a box, where they lie in the chunk.
+  run_end strided(const part& p, const box& b, index_t from, index_t to) {
+    const auto esize = static_cast<index_t>(p.element_size);
+    const index_t start = static_cast<index_t>(p.piece.offset) - p.piece.first * esize;
+    auto& blocks = moved_.blocks();
+    run_end here{run_end::chunk, 0, blocks.size()};
+    const auto put = [&](detail::strided_block block) {
+      block.offset += start;
+      blocks.push_back(block);
+    };
+    detail::cut_block(detail::bytes_of_box(b, p.space, p.element_size), from * esize, to * esize, put);
+    here.blocks = static_cast<std::uint32_t>(blocks.size() - here.at);
+    return here;
+  }
+  template <class L>
+  index_t copy_own(const part& p, const L& layout) {
+    return for_each_run(p, layout, rank_, true, [&](std::uint32_t r) { moved_.copy(r); });
+  }
 
   template <class L>
-  void gather_to_root(const part& p, const L& layout) {
+  void gather_to_holder(const part& p, const L& layout) {
     if (holds()) {
-      const index_t own = for_each_run(p, layout, rank_, true, true, [&](std::uint32_t r) { copies_.push_back(r); });
-      if (own < p.piece.elements) receive_parts(p, layout);
+      if (copy_own(p, layout) < p.piece.elements) receive_parts(p, layout);
       return;
     }
     if (!holds_some(p, layout)) return;
     const rank_list group = replicas(p, layout, rank_);
-    if (group.contains(on_.root()) || source(p, group, on_.root()) != rank_) return;
-    for_each_run(p, layout, rank_, true, false, [&](std::uint32_t r) { sends_.push_back({on_.root(), 0, r}); });
+    if (group.contains(holder_) || source(p, group, holder_) != rank_) return;
+    for_each_run(p, layout, rank_, false, [&](std::uint32_t r) { moved_.send(holder_, 0, r); });
   }
 
   template <class L>
   void gather_everywhere(const part& p, const L& layout) {
-    const std::size_t first = runs_.size();
-    const index_t own = for_each_run(p, layout, rank_, true, true, [&](std::uint32_t r) { copies_.push_back(r); });
-    const std::size_t last = runs_.size();
+    const auto first = static_cast<std::uint32_t>(runs().size());
+    const index_t own = copy_own(p, layout);
+    const auto last = static_cast<std::uint32_t>(runs().size());
     if (own > 0) {
       const rank_list group = replicas(p, layout, rank_);
       if (group.size() < ranks_) {
         for (int peer = 0; peer < ranks_; ++peer) {
           if (peer == rank_ || source(p, group, peer) != rank_) continue;
-          if (group.contains(peer) && !shares_messages()) continue;
-          for (std::size_t r = first; r < last; ++r) sends_.push_back({peer, 0, static_cast<std::uint32_t>(r)});
+          if (group.contains(peer) && !packs_for_all()) continue;
+          for (std::uint32_t r = first; r < last; ++r) moved_.send(peer, 0, r);
         }
       }
     }
-    if (own < p.piece.elements || shares_messages()) receive_parts(p, layout);
+    if (own < p.piece.elements || packs_for_all()) receive_parts(p, layout);
   }
 
   /// What this rank, which holds the chunk, gets from the others: each set of replicas' part from one of them.
@@ -226,31 +239,29 @@ class basic_schedule {
       if (detail::replica_of(layout, holder) != holder) continue;
       const rank_list group = replicas(p, layout, holder);
       const int from = source(p, group, rank_);
-      const bool mine = group.contains(rank_);
-      if (mine && (on_.root() == rank_ || !shares_messages() || from == rank_ || group.size() == ranks_)) continue;
-      for_each_run(p, layout, holder, false, !mine, [&](std::uint32_t r) {
-        runs_[r].discarded = mine;
-        recvs_.push_back({from, 0, r});
-      });
+      const arrival how = arrival_of(group, from);
+      if (how == arrival::none) continue;
+      // Where this rank has the part itself, the first of the group may be this rank: but no end of it is here.
+      for_each_run(p, layout, holder, how == arrival::kept, [&](std::uint32_t r) { moved_.recv(from, 0, r); });
     }
   }
 
   template <class L>
   void write_back(const part& p, const L& layout) {
-    if (holds()) for_each_run(p, layout, rank_, true, true, [&](std::uint32_t r) { copies_.push_back(r); });
+    if (holds()) copy_own(p, layout);
     if (on_.all()) return;
-    const bool count_keys = shares_messages() && engine_.max_operations > 0;  // every rank cuts the same batches
+    const bool count_keys = packs_for_all() && engine_.max_operations > 0;  // every rank cuts the same batches
     if (!holds()) {
       if (holds_some(p, layout)) {
         const std::uint32_t key = key_of(p, layout, rank_);
-        for_each_run(p, layout, rank_, true, false, [&](std::uint32_t r) { recvs_.push_back({on_.root(), key, r}); });
+        for_each_run(p, layout, rank_, false, [&](std::uint32_t r) { moved_.recv(holder_, key, r); });
       }
       if (!count_keys) return;
     }
-    for (int holder : detail::ranks_of(layout, p.piece.first, p.piece.elements)) {
-      const std::uint32_t key = key_of(p, layout, holder);
-      if (!holds() || holder == rank_) continue;
-      for_each_run(p, layout, holder, false, true, [&](std::uint32_t r) { sends_.push_back({holder, key, r}); });
+    for (int owner : detail::ranks_of(layout, p.piece.first, p.piece.elements)) {
+      const std::uint32_t key = key_of(p, layout, owner);
+      if (!holds() || owner == rank_) continue;
+      for_each_run(p, layout, owner, true, [&](std::uint32_t r) { moved_.send(owner, key, r); });
     }
   }
 
@@ -262,18 +273,19 @@ class basic_schedule {
   static rank_list replicas(const part& p, const L& layout, int rank) {
     return detail::replicas_of(layout, rank, p.piece.first, p.piece.elements);
   }
-  /// Which of some replicas sends to `receiver`. To a root they take turns, by parameter. Where every rank receives,
-  /// each serves the ranks near its own, so that many replicas share the work; but for engines without regions, for
-  /// which a part is packed once for all.
+  /// Which of some replicas sends to `receiver`. To one holder they take turns, by parameter. Where every rank
+  /// receives, each serves the ranks near its own, so that many replicas share the work; but for engines without
+  /// regions, for which a part is packed once for all.
   int source(const part& p, const rank_list& group, int receiver) const {
-    if (on_.all() && !shares_messages()) return group[detail::near_replica(group.size(), receiver, ranks_)];
+    if (on_.all() && !packs_for_all()) return group[detail::near_replica(group.size(), receiver, ranks_)];
     return group[static_cast<int>(p.piece.parameter % static_cast<std::size_t>(group.size()))];
   }
-  /// A small number for the receivers of what `holder` holds; 0 where messages are not shared.
+  /// A small number for the receivers of what `owner` holds, which are packed for together; else 0. Both ends number
+  /// the sets as they come up.
   template <class L>
-  std::uint32_t key_of(const part& p, const L& layout, int holder) {
-    if (!shares_messages()) return 0;
-    const rank_list group = replicas(p, layout, holder);
+  std::uint32_t key_of(const part& p, const L& layout, int owner) {
+    if (!packs_for_all()) return 0;
+    const rank_list group = replicas(p, layout, owner);
     std::uint64_t digest = detail::mix(0x9e7, group.size());
     for (int r : group) digest = detail::mix(digest, r);
     std::size_t key = 0;
@@ -282,35 +294,36 @@ class basic_schedule {
     return static_cast<std::uint32_t>(key);
   }
 
+  /// Whether the engine's limits leave room for one more collective, of `bytes` in all.
+  bool has_room(std::size_t bytes) const {
+    const auto n = static_cast<std::size_t>(ranks_);
+    const bool few = collectives_.size() < n && (engine_.max_operations == 0 || 4 * n <= engine_.max_operations);
+    return few && (engine_.max_bytes == 0 || bytes <= engine_.max_bytes);
+  }
+
   /// A collective instead of messages, where the engine has one and every rank decides so.
   template <class L>
   bool add_collective(const part& p, const L& layout) {
-    const auto n = static_cast<std::size_t>(ranks_);
-    const std::size_t each = p.piece.bytes / n;
-    if (ranks_ == 1 || collectives_.size() >= n || each < collective_least || engine_.max_operations == 1) return false;
-    if (engine_.max_operations != 0 && 4 * n > engine_.max_operations) return false;
-    if (engine_.max_bytes != 0 && p.piece.bytes > engine_.max_bytes) return false;
-    const bool gathers = movement_ == movement::gather;
-    const bool even = gathers ? (on_.all() ? can_.all_gather : can_.gather) : (!on_.all() && can_.scatter);
+    const std::size_t each = p.piece.bytes / static_cast<std::size_t>(ranks_);
+    if (ranks_ == 1 || each < collective_least || !has_room(p.piece.bytes)) return false;
     const index_t elements = extents(layout.shape()).elements();
     if (p.piece.elements != elements) return false;
-    if (even && elements % ranks_ == 0 && is_even(p, layout)) {
-      const transfer_kind kind = !gathers    ? transfer_kind::scatter
-                                 : on_.all() ? transfer_kind::all_gather
-                                             : transfer_kind::gather;
+    const bool gathers = movement_ == movement::gather;
+    const auto [kind, able] = !gathers    ? std::pair(transfer_kind::scatter, !on_.all() && can_.scatter)
+                              : on_.all() ? std::pair(transfer_kind::all_gather, can_.all_gather)
+                                          : std::pair(transfer_kind::gather, can_.gather);
+    if (able && elements % ranks_ == 0 && is_even(p, layout)) {
       collectives_.push_back({kind, on_.root(), p.number, p.piece.offset, each});
       return true;
     }
-    if (gathers && on_.all() && can_.broadcast) {
-      const auto holders = detail::ranks_of(layout, 0, elements);
-      const auto from = std::begin(holders);
-      if (std::next(from) != std::end(holders)) return false;
-      const int owner = *from;
-      if (rank_ == owner) for_each_run(p, layout, rank_, true, true, [&](std::uint32_t r) { copies_.push_back(r); });
-      collectives_.push_back({transfer_kind::broadcast, owner, p.number, p.piece.offset, p.piece.bytes});
-      return true;
-    }
-    return false;
+    if (!gathers || !on_.all() || !can_.broadcast) return false;
+    const auto holders = detail::ranks_of(layout, 0, elements);
+    const auto from = std::begin(holders);
+    if (std::next(from) != std::end(holders)) return false;
+    const int owner = *from;
+    if (rank_ == owner) copy_own(p, layout);
+    collectives_.push_back({transfer_kind::broadcast, owner, p.number, p.piece.offset, p.piece.bytes});
+    return true;
   }
 
   /// Whether rank r holds exactly the r-th of equal intervals.
@@ -331,71 +344,21 @@ class basic_schedule {
     return true;
   }
 
-  std::size_t batch_of(int peer, bool sends, std::size_t ordinal) const {
-    if (batches_ == 1) return 0;
-    const auto round = static_cast<std::size_t>((sends ? peer - rank_ + ranks_ : rank_ - peer + ranks_) % ranks_);
-    if (rounds_a_batch_ != 0) return round / rounds_a_batch_;
-    return round * (batches_ / static_cast<std::size_t>(ranks_)) + ordinal / messages_a_batch_;
-  }
-  std::size_t parts_of(std::size_t bytes) const {
-    return engine_.max_bytes == 0 ? 1 : (bytes + engine_.max_bytes - 1) / engine_.max_bytes;
-  }
-
-  /// Entries in piece order become messages: by peer, then by key.
-  void group(vector<entry>& sorted, transfer_kind kind) {
-    std::size_t in_order = 1;
-    while (in_order < sorted.size() && sorted[in_order - 1].peer <= sorted[in_order].peer) ++in_order;
-    if (in_order < sorted.size()) {  // else, as on most ranks, all are with the root
-      vector<std::size_t> start(static_cast<std::size_t>(ranks_) + 1, 0);
-      for (const entry& e : sorted) ++start[static_cast<std::size_t>(e.peer) + 1];
-      for (std::size_t r = 1; r < start.size(); ++r) start[r] += start[r - 1];
-      spare_.resize(sorted.size());
-      for (const entry& e : sorted) spare_[start[static_cast<std::size_t>(e.peer)]++] = e;
-      sorted.swap(spare_);
-    }
-    if (keys_.size() > 1) {
-      detail::sort(sorted,
-                   [](const entry& a, const entry& b) { return a.peer != b.peer ? a.peer < b.peer : a.key < b.key; });
-    }
-    // Both ends number the sets of receivers as they come up, so the order of a pair's messages agrees.
-    for (std::size_t i = 0; i < sorted.size();) {
-      const entry head = sorted[i];
-      message m{kind, head.peer, head.key, order_.size(), 0, 0, 0, 0};
-      if (!messages_.empty() && messages_.back().kind == kind && messages_.back().peer == head.peer)
-        m.ordinal = messages_.back().ordinal + parts_of(messages_.back().bytes);
-      for (; i < sorted.size() && sorted[i].peer == head.peer && sorted[i].key == head.key; ++i) {
-        order_.push_back(sorted[i].run);
-        m.bytes += runs_[sorted[i].run].bytes;
-        ++m.count;
-      }
-      m.batch = batch_of(m.peer, kind == transfer_kind::send, m.ordinal);
-      messages_.push_back(m);
-    }
-  }
-
   movement movement_;
   int rank_;
   int ranks_;
   residency on_;
   capabilities engine_;
   collectives can_;
+  std::size_t shifts_;
+  int holder_ = no_holder;  // of the pieces that come
   std::size_t pieces_ = 0;
-  std::size_t chunk_bytes_ = 0;
-  std::size_t batches_ = 1;
-  std::size_t rounds_a_batch_ = 0;
-  std::size_t messages_a_batch_ = 0;
-  vector<scheduled_run> runs_;
-  vector<detail::strided_block> blocks_;
-  vector<std::uint32_t> copies_;
-  vector<entry> sends_;
-  vector<entry> recvs_;
-  vector<entry> spare_;
-  vector<std::uint64_t> keys_;
-  vector<std::uint32_t> order_;
-  vector<message> messages_;
-  vector<collective> collectives_;
+  std::size_t chunk_bytes_ = 0;  // of the holder's chunk, so far
+  std::size_t largest_ = 0;      // of any holder's
+  detail::plain_vector<std::uint64_t> keys_;
+  detail::plain_vector<detail::collective> collectives_;
+  detail::messages moved_;
 };
-using schedule = basic_schedule<void>;  ///< the one there is; a template only so that who uses none pays for none
 
 }  // namespace v0
 }  // namespace unshard

@@ -2,7 +2,7 @@
               // headers cost.
 
 #include <cstddef>
-#include <vector>
+#include <utility>
 
 namespace unshard {
 inline namespace v0 {
@@ -30,22 +30,23 @@ void merge_runs(const T* list, std::size_t from, std::size_t middle, std::size_t
 }
 
 /// Sorts; equal elements keep their order. Takes memory for a second list, unless the first is short.
-template <class T, class Less>
-void sort(std::vector<T>& list, Less less) {
+template <class List, class Less>
+void sort(List& list, Less less) {
+  using value_type = typename List::value_type;
   constexpr std::size_t run = 8;  // elements that are sorted by insertion
   const std::size_t n = list.size();
   for (std::size_t from = 0; from < n; from += run) {
     const std::size_t to = n - from < run ? n : from + run;
     for (std::size_t i = from + 1; i < to; ++i) {
       if (!less(list[i], list[i - 1])) continue;
-      const T value = list[i];
+      const value_type value = list[i];
       std::size_t at = i;
       for (; at > from && less(value, list[at - 1]); --at) list[at] = list[at - 1];
       list[at] = value;
     }
   }
   if (n <= run) return;
-  std::vector<T> other = list;
+  List other = list;
   for (std::size_t width = run; width < n; width *= 2) {
     for (std::size_t from = 0; from < n; from += 2 * width) {
       const std::size_t middle = n - from < width ? n : from + width;
@@ -57,9 +58,9 @@ void sort(std::vector<T>& list, Less less) {
 }
 
 /// How many different values a list has; sorts it.
-template <class T>
-std::size_t distinct(std::vector<T>& list) {
-  sort(list, [](const T& a, const T& b) { return a < b; });
+template <class List>
+std::size_t distinct(List& list) {
+  sort(list, [](const auto& a, const auto& b) { return a < b; });
   std::size_t found = 0;
   for (std::size_t i = 0; i < list.size(); ++i) {
     if (i == 0 || list[i - 1] < list[i]) ++found;

@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
-#include <unshard/base/later.hpp>
+#include <unshard/base/plain_vector.hpp>
 #include <unshard/gather/buffers.hpp>
 #include <unshard/gather/listed.hpp>
 #include <unshard/gather/piece.hpp>
@@ -17,27 +17,29 @@ namespace unshard {
 inline namespace v0 {
 namespace detail {
 
+/// A block of the chunk that other ranks hold, too, and what its checksum counts.
+struct replicated_block {
+  strided_block block;
+  std::uint64_t weight;
+};
+
 /// What is known of a chunk between its preparation and its commit.
 template <class C, class A>
 struct prepared_chunk {
-  template <class T>
-  using vector = std::vector<later<T, C>>;
   using byte = std::conditional_t<A::writes, std::byte, const std::byte>;
 
   std::size_t number = all_chunks;
   bool gathered = false;
   basic_chunk<byte> chunk;
-  vector<planned_piece> pieces;
-  vector<std::byte*> shards;
+  plain_vector<planned_piece> pieces;
+  plain_vector<std::byte*> shards;
   std::vector<batch_of<C>> gather, write_back;
-  vector<std::pair<strided_block, std::uint64_t>> replicated;  // own parts that others hold too, with weights
+  plain_vector<replicated_block> replicated;
 };
 
 /// Makes them, and looks at them again when the body has ended.
 template <class R, class C, class A, class M>
 class chunk_maker {
-  using schedule = later<unshard::schedule, C>;
-
  public:
   chunk_maker(listed_parameters<R, A>& listed, C& comm, const slot_buffers<M>& buffers)
       : listed_(listed), comm_(comm), buffers_(buffers) {}
@@ -77,7 +79,8 @@ class chunk_maker {
           }
         });
     fill::finish(s.chunk);
-    const chunk_memory where{holds ? buffers_.chunk(slot) : nullptr, buffers_.staging(slot), s.shards};
+    const chunk_memory where{
+        holds ? buffers_.chunk(slot) : nullptr, buffers_.staging(slot), {s.shards.data(), s.shards.size()}};
     if constexpr (A::gathers) fill_batches(in, where, s.gather);
     if constexpr (A::writes) fill_batches(out, where, s.write_back);
   }
@@ -151,7 +154,7 @@ class chunk_maker {
       if (group[0] == comm_.rank()) weight -= w;
     }
     for (std::size_t r = before; r < out.runs().size(); ++r)
-      out.for_each_block(out.runs()[r], [&](const strided_block& b) { s.replicated.emplace_back(b, weight); });
+      out.for_each_block(out.runs()[r], [&](const strided_block& b) { s.replicated.push_back({b, weight}); });
   }
 
   listed_parameters<R, A>& listed_;

@@ -19,17 +19,24 @@ enum class movement {
 /// `gather`, `scatter`.
 enum class transfer_kind { send, recv, copy, all_gather, broadcast, gather, scatter };
 
-/// A contiguous run of a shard and its place in the chunk: the lemma that keeps schedules small. A piece is an
-/// interval of the row-major order, so it meets each box in ONE run of the shard; only the chunk's side is strided, and
-/// only where the box is not an interval itself.
+/// Where a run lies on this rank: in the shard of a piece, in the chunk, or nowhere (on another rank, or it arrives
+/// with the rest of a message and is not kept).
+struct run_end {
+  static constexpr std::uint32_t chunk = 0xffff'fffe;    ///< the base of what lies in the chunk
+  static constexpr std::uint32_t nowhere = 0xffff'ffff;  ///< and of what does not lie here
+
+  std::uint32_t base = nowhere;  ///< the number of the piece whose shard it lies in, or one of the two above
+  std::uint32_t blocks = 0;      ///< of how many strided blocks it is; 0: contiguous
+  std::size_t at = 0;            ///< bytes from the base, or the number of its first block
+};
+
+/// Some bytes and their places at both ends. For a chunk the end in the shard is contiguous, always: a piece is an
+/// interval of the row-major order, so it meets each box in ONE run of the shard, the lemma that keeps schedules small;
+/// the end in the chunk is strided where the box is not an interval itself.
 struct scheduled_run {
-  std::size_t piece = 0;         ///< number within the chunk
-  std::size_t shard_offset = 0;  ///< bytes, on the rank that holds the shard (0 where this rank only has the chunk)
-  std::size_t chunk_offset = 0;  ///< bytes, where this rank has the chunk and the run has no blocks
+  run_end from;
+  run_end to;
   std::size_t bytes = 0;
-  std::uint32_t first_block = 0;  ///< its blocks in the chunk, where it is strided there
-  std::uint32_t blocks = 0;       ///< how many
-  bool discarded = false;         ///< arrives with the rest of a message but is not kept: this rank has its own copy
 };
 
 /// One operation: some runs, to or from one peer.
