@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "limited.hpp"
 #include "small.hpp"
 
 using namespace unshard;
@@ -167,6 +168,36 @@ TEST_CASE("stale_plan: layouts changed, or the engine needs more than the plan l
     for (auto& c : chunks(plan, handles, comm, unshard::read, {})) static_cast<void>(c);
   });
   for (int r : {0, 1}) CHECK(o.is<stale_plan>(r));
+}
+
+TEST_CASE("engines that differ between ranks now are told to all, at a replay too, whatever the plan was made for") {
+  for (const capabilities other :
+       {capabilities{.max_operations = 4}, capabilities{.max_bytes = 64}, capabilities{.max_bytes = 8, .staging = 0}}) {
+    for (const bool replay : {false, true}) {
+      small::model m(3, {100, 50});
+      const auto before = m.shards;
+      const auto plan = make_plan(m.handles(0), {.budget = 4096});  // for an engine without limits
+      const auto o = small::outcome_of(3, [&](threads_communicator& comm) {
+        const auto handles = m.handles(comm.rank());
+        limited engine(comm, comm.rank() == 1 ? other : capabilities{});
+        const auto go = [](auto&& range) {
+          for (auto& chunk : range) static_cast<void>(chunk);
+        };
+        replay ? go(chunks(plan, handles, engine, read_write, {}))
+               : go(chunks(handles, engine, read_write, {.budget = 4096}));
+      });
+      for (int r : {0, 1, 2})
+        CHECK((o.is<plan_mismatch>(r) && has(o.what(r), {other.max_bytes != 0 ? "max_bytes 0" : "max_operations 0"})));
+      CHECK(m.shards == before);
+    }
+  }
+  small::model m(3, {100, 50});  // one that needs more than the plan left it
+  const auto plan = make_plan(m.handles(0), {.budget = 4096});
+  const auto o = small::outcome_of(3, [&](threads_communicator& comm) {
+    limited engine(comm, comm.rank() == 1 ? capabilities{.staging = 100} : capabilities{});
+    for (auto& chunk : chunks(plan, m.handles(comm.rank()), engine, unshard::read, {})) static_cast<void>(chunk);
+  });
+  CHECK((o.is<stale_plan>(1) && o.is<peer_failed>(0) && has(o.what(0), {"rank 1", "staging"})));
 }
 
 TEST_CASE("unwritten_piece: a body that leaves a piece is told; its peers too; nothing is written") {

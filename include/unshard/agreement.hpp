@@ -68,12 +68,14 @@ inline std::uint64_t digest_of_text(std::uint64_t seed, std::string_view text) {
   return d;
 }
 
-/// All that a range or scope was asked for but the handles, as text: hashed for the opening, shown where it differs.
-inline std::string settings_text(std::string_view access, const run_options& run, const chunk_plan& plan) {
+/// All that a range or scope was asked for but the handles, and what the engine can do now, as text: hashed for the
+/// opening, shown where it differs.
+inline std::string settings_text(std::string_view access, const run_options& run, const chunk_plan& plan,
+                                 const capabilities& c) {
   const plan_options& o = plan.made_for();
-  const capabilities& c = plan.engine();
   return concat("access ", access, ", on ", run.on.all() ? std::string("every_rank") : concat("root ", run.on.root()),
-                ", budget ", o.budget, ", packing ", o.packing == packing::in_order ? "in_order" : "best_fit", ", cut ",
+                ", budget ", o.budget, ", capacity ", plan.capacity(), ", packing ",
+                o.packing == packing::in_order ? "in_order" : "best_fit", ", cut ",
                 o.cut == cut::never       ? "never"
                 : o.cut == cut::oversized ? "oversized"
                                           : "anywhere",

@@ -31,6 +31,7 @@ MUTANTS = [
     ('digests_not_compared', 'faults', [
         (AGREEMENT, 'v.culprit >= 0 || first_different([](const vote_word& w) { return w.value; }) == 0', 'true')]),
     ('settings_not_in_the_digest', 'faults', [(AGREEMENT, '0, mix(asked, digest)', '0, digest')]),
+    ('engine_of_the_plan_compared', 'errors', [(SESSION, '*plan_, capabilities_of(comm_))', '*plan_, plan_->engine())')]),
     ('bisection_turns_the_wrong_way', 'faults', [(AGREEMENT, '(differs != 0 ? high : low) = middle', '(differs == 0 ? high : low) = middle')]),
     ('drain_skipped', 'faults', [(SESSION, '''    transport([&] { drain([] { return false; }); });
     buffers_.close''', '''    buffers_.close''')]),

@@ -247,7 +247,8 @@ class session {
 
   void agree(const std::exception_ptr& failure) {
     const std::string said = failure ? text_of(failure) : std::string();
-    const std::string settings = failure ? std::string() : settings_text(A::name, options_, *plan_);
+    const std::string settings =
+        failure ? std::string() : settings_text(A::name, options_, *plan_, capabilities_of(comm_));
     verdict v;
     try {
       v = words_.open(
