@@ -1,6 +1,5 @@
-// The commonest mistake: a parameter larger than the budget, and no leave to cut it. The error names the parameter, the
-// least budget that works and the other way out, before any byte has moved. Here the program of initialise.cpp without
-// its `.cut`.
+// The most common mistake: a parameter is larger than the budget and may not be cut. The error names the parameter, the
+// smallest budget that works and the alternative, before any byte has moved. This is initialise.cpp without its `.cut`.
 //
 // prints: make_plan: parameter 0 "w" needs 4000000 bytes (3.8 MiB) whole; the budget is 1048576 (1.0 MiB).
 // prints:   Set .budget to at least 4000000, or .cut = unshard::cut::oversized.
@@ -12,7 +11,7 @@
 int main() {
   try {
     unshard::run_ranks(4, [](unshard::threads_communicator& comm) {
-      alignas(float) std::byte shard[1'000'000];
+      std::vector<std::byte> shard(1'000'000);
       unshard::parameter_view w{"w", unshard::flat_shard{{1000, 1000}, 4}, sizeof(float), shard};
       for (auto& chunk : unshard::chunks(std::span(&w, 1), comm, unshard::overwrite, {.budget = 1 * unshard::MiB}))
         for (auto piece : chunk)

@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""listings.py OUT PAGE...: compiles and runs every ```cpp listing of the pages, so that none of them drifts.
+"""listings.py OUT PAGE...: compiles and runs every listing of the pages exactly as a reader copies it.
 
-What a listing needs around it stands in comments that the reader of the page does not see:
+A ```cpp block is a whole program (or, where it has no main, a whole translation unit); nothing is put around it. A
+```python block is a whole script, run with torchrun on four ranks. Comments that the site does not show say more:
 
-    <!-- before          code in front of the next listing (includes, the head of main)
-    <!-- after           code behind the listing before
-    <!-- goes on -->     the next listing is appended to the one before: one program in several parts
-    <!-- needs: mpi -->  skipped where that is not installed: mpi, nccl, cuda, regions of a kind this script knows
+    <!-- needs: mpi -->  skipped where that is not installed: mpi, nccl, doctest
     <!-- fails -->       the program is expected to exit with a status other than 0
-    <!-- output -->      the next ```text is what the program prints on stdout, compared line by line
+    <!-- output -->      the next ```text is what the program prints on stdout, compared line by line; also
+                         <!-- prints: FILE --> behind <!-- listing: FILE -->, which examples/check_readme.py compares
     <!-- command: tool arguments -->  the next ```text is what this command prints; a line `...` stands for any lines.
                          Commands are those in the folder $TOOLS; skipped where it has no such
 
-A program that did compile and run is not compiled again until its text or a header changes.
+Scripts in Python run where $TORCH_PYTHON is an interpreter that has torch and the plug-in; $ONLY=python leaves all
+other listings to another run. A program that did run is not compiled again until its text or a header changes.
 """
 import concurrent.futures
 import hashlib
@@ -25,13 +25,16 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FLAGS = ['-std=c++20', '-O0', '-Wall', '-Wextra', '-Werror', '-pthread']
-PARTS = re.compile(r'<!--(?P<comment>.*?)-->|^(?P<indent>[ ]*)```(?P<kind>\w*)[^\n]*\n(?P<code>.*?)^(?P=indent)```',
+CUDA = pathlib.Path(os.environ.get('CUDA_INCLUDE', '/usr/local/cuda/include'))
+STACK_KIB = 512  # a thread's stack, where a listing must run as well as with the usual 8 MiB
+PARTS = re.compile(r'<!--(?P<comment>.*?)-->|^(?P<indent>[ ]*)```(?P<kind>[\w+]*)[^\n]*\n(?P<code>.*?)^(?P=indent)```',
                    re.S | re.M)
 
 
 class Listing:
-    def __init__(self, page, line, code):
-        self.page, self.line, self.code = page, line, code
+    def __init__(self, page, line, kind, code):
+        self.page, self.line, self.kind, self.code = page, line, kind, code
+        self.file = None  # whose code it is, where a page shows a file
         self.output = None
         self.command = None
         self.needs = None
@@ -43,66 +46,51 @@ class Listing:
 
 def listings_of(page):
     text = (ROOT / page).read_text()
-    found, before, needs, fails, goes_on, output, command = [], '', None, False, False, False, None
+    found, needs, fails, output, command, file = [], None, False, False, None, None
     for part in PARTS.finditer(text):
         line = text.count('\n', 0, part.start()) + 1
         comment = (part['comment'] or '').strip()
-        if comment.startswith('before'):
-            before += comment[len('before'):].lstrip('\n') + '\n'
-        elif comment.startswith('after'):
-            found[-1].code += comment[len('after'):].lstrip('\n') + '\n'
-        elif comment.startswith('needs:'):
+        if comment.startswith('needs:'):
             needs = comment[len('needs:'):].strip()
         elif comment == 'fails':
             fails = True
-        elif comment == 'goes on':
-            goes_on = True
-        elif comment == 'output':
+        elif comment.startswith('listing:'):
+            file = comment[len('listing:'):].strip()
+        elif comment == 'output' or found and comment == f'prints: {found[-1].file}':
             output = True
         elif comment.startswith('command:'):
             command = comment[len('command:'):].split()
         elif part['kind'] == 'text' and command:
-            found.append(Listing(page, line, ''))
+            found.append(Listing(page, line, 'command', ''))
             found[-1].command, found[-1].output, command = command, part['code'], None
         elif part['kind'] == 'text' and output:
-            found[-1].output = part['code']
-            output = False
-        elif part['kind'] == 'cpp':
-            placed = f'#line {line + 1} "{page}"\n{part["code"]}'
-            if goes_on:
-                found[-1].code += before + placed
-            else:
-                found.append(Listing(page, line, before + placed))
-            listing = found[-1]
-            listing.needs, listing.fails = needs or listing.needs, fails or listing.fails
-            before, needs, fails, goes_on = '', None, False, False
+            found[-1].output, output = part['code'], False
+        elif part['kind'] in ('cpp', 'c++', 'python'):
+            found.append(Listing(page, line, 'python' if part['kind'] == 'python' else 'cpp', part['code']))
+            found[-1].needs, found[-1].fails, needs, fails = needs, fails, None, False
+            found[-1].file, file = file, None
     return found
 
 
-def pkg_config(name):
-    flags = subprocess.run(['pkg-config', '--cflags', '--libs', name], capture_output=True, text=True, check=False)
-    return flags.stdout.split() if flags.returncode == 0 else None
-
-
 def how_to(listing, source, program):
-    """(compile command, run command), or None where something that it needs is not here."""
-    run = [str(program)]
+    """(compile command or None, run command or None), or None where something that it needs is not here."""
+    include = [f'-I{ROOT}/include']
+    if listing.kind == 'python':
+        python = os.environ.get('TORCH_PYTHON')
+        launch = ['-W', 'ignore', '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '4', str(source)]
+        return (None, [python, *launch]) if python else None
     if listing.needs is None:
-        return ['g++', *FLAGS, f'-I{ROOT}/include', str(source), '-o', str(program)], run
+        return ['g++', *FLAGS, *include, str(source), '-o', str(program)], [str(program)]
     if listing.needs == 'mpi' and shutil.which('mpirun') and shutil.which('mpicxx'):
         launch = ['mpirun', '-n', '2', '--oversubscribe'] + (['--allow-run-as-root'] if os.geteuid() == 0 else [])
-        return ['mpicxx', *FLAGS, f'-I{ROOT}/include', str(source), '-o', str(program)], launch + run
-    if listing.needs == 'tool' and (flags := pkg_config('nlohmann_json')) is not None:
-        return ['g++', *FLAGS, *flags, f'-I{ROOT}/include', f'-I{ROOT}', str(source), '-o', str(program)], run
-    if listing.needs == 'torch':
-        return None
+        # Open MPI's C++ bindings, which mpi.h brings, do not compile without warnings.
+        return ['mpicxx', *FLAGS, '-DOMPI_SKIP_MPICXX', *include, str(source), '-o', str(program)], [*launch, str(program)]
     if listing.needs == 'doctest':
-        return ['g++', *FLAGS, f'-I{ROOT}/include', '-DDOCTEST_CONFIG_IMPLEMENT_WITH_MAIN', str(source), '-o',
-                str(program)], run
-    if listing.needs in ('nccl', 'cuda') and pathlib.Path('/usr/local/cuda/include/cuda_runtime.h').exists():
+        main = '-DDOCTEST_CONFIG_IMPLEMENT_WITH_MAIN'
+        return ['g++', *FLAGS, *include, main, str(source), '-o', str(program)], [str(program)]
+    if listing.needs == 'nccl' and (CUDA / 'cuda_runtime_api.h').exists() and (CUDA / 'nccl.h').exists():
         # No device here: that it compiles is all that can be said.
-        compiler = shutil.which('nvcc') or '/usr/local/cuda/bin/nvcc'
-        return [compiler, '-std=c++20', '-x', 'cu', f'-I{ROOT}/include', '-c', str(source), '-o', str(program) + '.o'], None
+        return ['g++', *FLAGS, *include, '-isystem', str(CUDA), '-c', str(source), '-o', f'{program}.o'], None
     return None
 
 
@@ -142,21 +130,25 @@ def check(listing, out, salt):
     if listing.command:
         return check_command(listing)
     name = hashlib.sha256((listing.code + str(listing.output) + str(listing.needs) + salt).encode()).hexdigest()[:16]
-    source, program, mark = out / f'{name}.cpp', out / name, out / f'{name}.passed'
+    source = out / (name + ('.py' if listing.kind == 'python' else '.cpp'))
+    program, mark = out / name, out / f'{name}.passed'
     commands = how_to(listing, source, program)
     if commands is None:
-        return 'skipped', f'{listing}: needs {listing.needs}'
+        return 'skipped', f'{listing}: needs {listing.needs or listing.kind}'
     if mark.exists():
         return 'passed', None
     source.write_text(listing.code)
-    made = subprocess.run(commands[0], capture_output=True, text=True, cwd=ROOT, check=False)
-    if made.returncode != 0:
-        return 'failed', f'{listing}: does not compile\n{made.stderr[:3000]}'
-    if commands[1] is not None:
+    compiled, run = commands
+    if compiled:
+        made = subprocess.run(compiled, capture_output=True, text=True, cwd=ROOT, check=False)
+        if made.returncode != 0:
+            return 'failed', f'{listing}: does not compile\n{made.stderr[:3000]}'
+    if run:
+        limited = ['bash', '-c', f'ulimit -s {STACK_KIB}; exec "$@"', 'bash', *run] if listing.kind == 'cpp' else run
         try:
-            ran = subprocess.run(commands[1], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+            ran = subprocess.run(limited, capture_output=True, text=True, cwd=out, timeout=120, check=False)
         except subprocess.TimeoutExpired:
-            return 'failed', f'{listing}: still runs after 60 s'
+            return 'failed', f'{listing}: still runs after 120 s'
         if (ran.returncode != 0) != listing.fails:
             return 'failed', f'{listing}: exits with {ran.returncode}\n{ran.stdout[-1500:]}{ran.stderr[-1500:]}'
         if listing.output is not None and lines_of(ran.stdout) != lines_of(listing.output):
@@ -169,6 +161,8 @@ def main():
     out = pathlib.Path(sys.argv[1]).resolve()
     out.mkdir(parents=True, exist_ok=True)
     listings = [listing for page in sys.argv[2:] for listing in listings_of(page)]
+    if only := os.environ.get('ONLY'):
+        listings = [listing for listing in listings if listing.kind == only]
     salt = headers_digest() + ' '.join(FLAGS)
     counts = {'passed': 0, 'skipped': 0, 'failed': 0}
     with concurrent.futures.ThreadPoolExecutor(int(os.environ.get('JOBS', os.cpu_count() or 1))) as pool:
@@ -176,7 +170,8 @@ def main():
             counts[result] += 1
             if text:
                 print(f'{result}: {text}')
-    print(f'listings: {len(listings)} in {len(sys.argv) - 2} pages, {counts["skipped"]} skipped')
+    here = len(listings) - counts['skipped']
+    print(f'listings: {counts["passed"]} of {here} run as copied, of {len(listings)} in {len(sys.argv) - 2} pages')
     print(f'{counts["passed"]} passed, {counts["failed"]} failed')
     return 1 if counts['failed'] else 0
 

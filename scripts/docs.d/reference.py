@@ -30,7 +30,8 @@ def public_headers():
              'schedule', 'agreement', 'gather', 'unshard']
     parts = re.compile(r'(base|comm/common|testing/(mock_world|check_.*))(/|$)')
     names = [h.relative_to(LIB) for h in LIB.rglob('*.hpp')]
-    headers = [h for h in names if h.parent.with_suffix('.hpp') not in names and not parts.match(str(h.with_suffix('')))]
+    alone = lambda h: h.parent.name == '' or h.parent.with_suffix('.hpp') not in names
+    headers = [h for h in names if alone(h) and not parts.match(str(h.with_suffix('')))]
     rank = lambda h: (len(h.parts), first.index(h.stem) if str(h.parent) == '.' else 0, str(h))
     return sorted(headers, key=rank)
 
