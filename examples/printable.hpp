@@ -59,7 +59,7 @@ inline std::string printable(std::string_view text, std::size_t most = 200) {
     text.remove_prefix(bytes);
   }
   if (out.size() <= most || most < 8) return out;
-  std::size_t head = (most - 3) / 3;
+  std::size_t head = (most - 3) / 5;
   std::size_t tail = out.size() - (most - 3 - head);
   while (marks[head] == 0) --head;
   while (tail < out.size() && marks[tail] == 0) ++tail;

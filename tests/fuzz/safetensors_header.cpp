@@ -6,6 +6,7 @@
 #include <sstream>
 #include <string>
 
+#include "../../tools/unshard-plan/input.cpp"
 #include "../../tools/unshard-plan/model.cpp"
 #include "../../tools/unshard-plan/safetensors.cpp"
 

@@ -18,6 +18,8 @@ class json_events : public nlohmann::json_sax<nlohmann::json> {
 
   /// Throws unreadable where the text is no JSON, ends early, goes on after its end, or is nested too deeply.
   void parse(std::string_view text) {
+    if (text.find('\0') != std::string_view::npos)
+      fail("not valid JSON: it has a NUL byte.");  // the parser stops there
     nlohmann::json_sax<nlohmann::json>* const events = this;
     nlohmann::json::sax_parse(text.begin(), text.end(), events);
   }
@@ -29,7 +31,8 @@ class json_events : public nlohmann::json_sax<nlohmann::json> {
   virtual void leave() = 0;
   virtual void on_string(std::string& value) = 0;
   virtual void on_count(std::uint64_t value) = 0;  // a number that is an integer >= 0
-  virtual void on_other() = 0;                     // null, true, false, and the other numbers
+  virtual void on_other() = 0;                     // true, false, and the other numbers
+  virtual void on_null() { on_other(); }
 
   template <class... Parts>
   [[noreturn]] void fail(const Parts&... parts) const {
@@ -37,7 +40,7 @@ class json_events : public nlohmann::json_sax<nlohmann::json> {
   }
 
  private:
-  static constexpr std::size_t max_depth = 16;  // the formats need 3
+  static constexpr std::size_t max_depth = 127;  // as the reader of safetensors allows; the formats need 3
 
   bool open(bool object) {
     if (open_.size() == max_depth) fail("values are nested more than ", max_depth, " deep.");
@@ -61,7 +64,10 @@ class json_events : public nlohmann::json_sax<nlohmann::json> {
     return after_value();
   }
 
-  bool null() final { return other(); }
+  bool null() final {
+    on_null();
+    return after_value();
+  }
   bool boolean(bool) final { return other(); }
   bool number_integer(number_integer_t) final { return other(); }
   bool number_float(number_float_t, const string_t&) final { return other(); }

@@ -1,73 +1,169 @@
-// model.cpp: which reader a file gets; manifests by the reader of the examples.
+// model.cpp: inputs of all kinds as one list of tensors; manifests by the reader of the examples.
 
 #include "model.hpp"
 
-#include <fstream>
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
 #include <istream>
 #include <map>
 #include <unordered_map>
 #include <utility>
 
 #include "../../examples/manifest.hpp"
+#include "input.hpp"
 
 namespace unshard_plan {
 namespace {
 
+namespace fs = std::filesystem;
 using unshard::detail::concat;
 
-std::ifstream open(const std::filesystem::path& file, const std::string& what) {
-  std::ifstream in(file, std::ios::binary);
-  if (!in) throw unreadable(concat(what, ": can't be opened."));
-  return in;
+std::vector<tensor> read_safetensors_file(const std::string& path) {
+  input file(path);
+  std::istream in(file.bytes());
+  return read_safetensors(in, file.size(), file.what());
 }
 
-std::vector<tensor> read_safetensors_file(const std::filesystem::path& file) {
-  const std::string what = printable(file.string());
-  std::ifstream in = open(file, what);
-  std::error_code failed;
-  const std::uintmax_t bytes = std::filesystem::file_size(file, failed);
-  if (failed) throw unreadable(concat(what, ": ", failed.message(), '.'));
-  return read_safetensors(in, bytes, what);
-}
-
-/// The tensors that the index lists, in its order, each as the header of its file describes it.
-std::vector<tensor> read_sharded(const std::filesystem::path& index) {
-  const std::string what = printable(index.string());
-  std::ifstream in = open(index, what);
+/// The tensors of all files that the index names: those that it lists, in its order, then those that it does not.
+std::vector<tensor> read_sharded(const fs::path& index, std::istream& in, const std::string& what, notes& odd) {
   std::map<std::string, std::unordered_map<std::string, tensor>> files;
   std::vector<tensor> tensors;
+  std::vector<std::pair<std::string, std::string>> all;  // file and name, as the files have them
   for (const placed_tensor& placed : read_index(in, what)) {
     auto [file, fresh] = files.try_emplace(placed.file);
     if (fresh) {
-      const std::filesystem::path path = index.parent_path() / placed.file;
+      const fs::path path = index.parent_path() / placed.file;
       std::error_code ignored;
-      if (!std::filesystem::exists(path, ignored))
+      if (!fs::exists(path, ignored))
         throw unreadable(concat(what, ": its file ", printable(placed.file), " is not beside it. Fetch that, too."));
-      for (tensor& t : read_safetensors_file(path)) file->second.emplace(t.name, std::move(t));
+      for (tensor& t : read_safetensors_file(path.string())) {
+        all.emplace_back(placed.file, t.name);
+        file->second.emplace(t.name, std::move(t));
+      }
     }
-    const auto found = file->second.find(placed.name);
-    if (found == file->second.end())
+    auto found = file->second.extract(placed.name);
+    if (found.empty())
       throw unreadable(concat(what, ": tensor ", printable(placed.name), " should be in ", printable(placed.file),
                               ", whose header has no such name."));
-    tensors.push_back(std::move(found->second));
+    tensors.push_back(std::move(found.mapped()));
   }
+  const std::size_t listed = tensors.size();
+  for (const auto& [file, name] : all) {
+    auto found = files[file].extract(name);
+    if (!found.empty()) tensors.push_back(std::move(found.mapped()));
+  }
+  if (tensors.size() > listed)
+    odd.push_back(concat(what, ": its files hold ", tensors.size() - listed, " more tensors than it lists, ",
+                         printable(tensors[listed].name), " for one; they are counted."));
   return tensors;
+}
+
+std::vector<tensor> read_one(const std::string& path, notes& odd);
+
+/// "model-00002-of-00003.safetensors": 3; 0 where the name has no such number.
+std::size_t count_in(const std::string& name) {
+  const std::size_t of = name.rfind("-of-");
+  std::size_t count = 0;
+  if (of != std::string::npos) std::from_chars(name.data() + of + 4, name.data() + name.size(), count);
+  return count;
+}
+
+std::vector<tensor> read_several(const std::vector<std::string>& paths, notes& odd) {
+  std::vector<tensor> all;
+  std::unordered_map<std::string, std::size_t> from;  // which input has a name
+  for (std::size_t i = 0; i < paths.size(); ++i) {
+    const std::size_t before = all.size();
+    for (tensor& t : read_one(paths[i], odd)) {
+      const auto [first, fresh] = from.emplace(t.name, i);
+      if (!fresh)
+        throw unreadable(concat("tensor ", printable(t.name), " is in ", printable(paths[first->second]), " and in ",
+                                printable(paths[i]), ". Name the files of one model, each once."));
+      if (t.tied_to != tensor::none) t.tied_to += before;
+      all.push_back(std::move(t));
+    }
+  }
+  return all;
+}
+
+/// A Hugging Face folder: by its index, else its single file, else all its .safetensors files.
+std::vector<tensor> read_folder(const std::string& folder, notes& odd) {
+  std::vector<std::string> indices;
+  std::vector<std::string> files;
+  bool torch = false;
+  std::error_code failed;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, failed)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".safetensors.index.json")) indices.push_back(entry.path().string());
+    if (name.ends_with(".safetensors")) files.push_back(entry.path().string());
+    torch = torch || name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth");
+  }
+  const std::string what = printable(folder);
+  if (failed) throw unreadable(concat(what, ": ", failed.message(), '.'));
+  const auto usual = [&](std::vector<std::string>& list, const char* name) {
+    const std::string path = (fs::path(folder) / name).string();
+    if (std::find(list.begin(), list.end(), path) != list.end()) list.assign(1, path);
+  };
+  usual(indices, "model.safetensors.index.json");
+  if (indices.size() == 1) return read_one(indices[0], odd);
+  if (indices.size() > 1)
+    throw unreadable(concat(what, ": holds ", indices.size(), " indices. Name one of them: ", printable(indices[0])));
+  usual(files, "model.safetensors");
+  if (files.empty())
+    throw unreadable(concat(what, ": holds no .safetensors file",
+                            torch ? ", but PyTorch checkpoints. Convert them to .safetensors." : "."));
+  std::sort(files.begin(), files.end());
+  const std::size_t count = count_in(files[0]);
+  if (count > files.size())
+    throw unreadable(concat(what, ": holds ", files.size(), " of the ", count, " files of the model. Fetch the rest."));
+  return read_several(files, odd);
+}
+
+std::vector<tensor> read_one(const std::string& path, notes& odd) {
+  input file(path);
+  std::istream in(file.bytes());
+  switch (file.is()) {
+    case kind::folder:
+      return read_folder(path, odd);
+    case kind::safetensors:
+      return read_safetensors(in, file.size(), file.what());
+    case kind::index:
+      if (path == "-") throw unreadable("standard input: is JSON. Name an index by its path: its files lie beside it.");
+      return read_sharded(path, in, file.what(), odd);
+    case kind::manifest:
+      break;
+  }
+  return read_manifest(in, file.what());
 }
 
 }  // namespace
 
-std::vector<tensor> read_model(const std::filesystem::path& file) {
-  const std::string what = printable(file.string());
-  std::error_code ignored;
-  if (!std::filesystem::exists(file, ignored)) throw unreadable(concat(what, ": there is no such file."));
-  if (std::filesystem::is_directory(file, ignored))
-    throw unreadable(concat(what, ": is a folder. Name a manifest, a .safetensors file or an index (.json)."));
-  if (file.extension() == ".safetensors") return read_safetensors_file(file);
-  if (file.extension() == ".json") return read_sharded(file);
-  if (file.extension() == ".gz")
-    throw unreadable(concat(what, ": is compressed. Unpack it first, or say <(zcat FILE) in a shell that can."));
-  std::ifstream in = open(file, what);
-  return read_manifest(in, what);
+std::vector<tensor> read_model(const std::vector<std::string>& inputs, notes& odd) { return read_several(inputs, odd); }
+
+void mark_missing(std::vector<tensor>& model, const std::vector<tensor>& checkpoint, notes& odd) {
+  std::unordered_map<std::string_view, const tensor*> there;
+  for (const tensor& t : checkpoint) there.emplace(t.name, &t);
+  std::size_t same = 0;
+  std::vector<std::string_view> other;  // of another shape
+  for (tensor& t : model) {
+    const auto found = there.find(t.name);
+    const bool fits = found != there.end() && found->second->shape == t.shape;
+    if (found != there.end()) ++same;
+    if (found != there.end() && !fits) other.push_back(t.name);
+    t.missing = !fits;
+  }
+  for (const tensor& t : model) {  // one name of a storage is enough
+    if (t.tied_to != tensor::none && !t.missing) model[t.tied_to].missing = false;
+  }
+  for (tensor& t : model) {
+    if (t.tied_to != tensor::none) t.missing = model[t.tied_to].missing;
+  }
+  if (same == 0) odd.push_back("the checkpoint has no tensor of the model: do its names begin with another word?");
+  if (!other.empty())
+    odd.push_back(concat(other.size(), " tensors have another shape in the checkpoint and count as missing, ",
+                         printable(other[0]), " for one."));
+  if (checkpoint.size() > same)
+    odd.push_back(concat(checkpoint.size() - same, " tensors of the checkpoint are none of the model's."));
 }
 
 std::vector<tensor> read_manifest(std::istream& in, std::string_view what) try {
@@ -85,24 +181,6 @@ std::vector<tensor> read_manifest(std::istream& in, std::string_view what) try {
   return tensors;
 } catch (const examples::manifest_error& e) {
   throw unreadable(e.what());
-}
-
-std::string printable(std::string_view name) {
-  constexpr std::size_t most = 200;
-  constexpr char digits[] = "0123456789abcdef";
-  std::string out = "\"";
-  for (char c : name.substr(0, most)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      out += "\\x";
-      out += digits[byte >> 4];
-      out += digits[byte & 15];
-    } else {
-      out += c;
-    }
-  }
-  if (name.size() > most) out += "...";
-  return out + '"';
 }
 
 }  // namespace unshard_plan

@@ -13,10 +13,10 @@ constexpr int width = 840;  // of a full chunk
 constexpr int top = 64;     // for the heading
 constexpr std::size_t most_rows = 2000;
 
-/// Text for an SVG, as messages show it.
-std::string escaped(std::string_view text) {
+/// Printable text for an SVG: valid UTF-8, without controls and markup, so that any name leaves it well-formed.
+std::string escaped(const std::string& text) {
   std::string out;
-  for (char c : printable(text)) {
+  for (char c : text) {
     if (c == '&' || c == '<' || c == '>') {
       out += c == '&' ? "&amp;" : c == '<' ? "&lt;" : "&gt;";
     } else {
@@ -65,9 +65,9 @@ void draw_row(std::ostream& out, const report& r, std::size_t index, int y, int 
         << std::max(0.5, d.to - d.from - (d.to - d.from > 3 ? 1 : 0)) << "' height='" << height << "'><title>chunk "
         << index << ": ";
     if (d.count > 1) {
-      out << d.count << " parameters from " << escaped(r.tensors[p.parameter].name) << " on";
+      out << d.count << " tensors from " << escaped(printable(r.tensors[p.parameter].name)) << " on";
     } else {
-      out << escaped(r.tensors[p.parameter].name) << ", " << short_bytes(p.bytes);
+      out << escaped(printable(r.tensors[p.parameter].name)) << ", " << short_bytes(p.bytes);
       if (is_cut(r, p)) out << " from element " << p.first << " on";
     }
     out << "</title></rect>\n";
@@ -95,9 +95,9 @@ void print_svg(std::ostream& out, const report& r, const request& what) {
       << "<text x='" << left << "' y='22' font-size='15' font-weight='600'>" << r.chunks.size()
       << (r.chunks.size() == 1 ? " chunk" : " chunks") << " of at most " << short_bytes(r.capacity) << " instead of "
       << short_bytes(r.summary.bytes) << " at once</text>\n"
-      << "<text x='" << left << "' y='42'>" << escaped(std::filesystem::path(what.model).filename().string()) << ", "
-      << r.tensors.size() << (r.tensors.size() == 1 ? " tensor; " : " tensors; ") << name_of(what.options.packing)
-      << ", cut " << name_of(what.options.cut) << "; " << percent(r.summary.utilisation) << " % full, peak "
+      << "<text x='" << left << "' y='42'>" << escaped(examples::printable(what.model, 60)) << ", " << r.tensors.size()
+      << (r.tensors.size() == 1 ? " tensor; " : " tensors; ") << name_of(what.options.packing) << ", cut "
+      << name_of(what.options.cut) << "; " << percent(r.summary.utilisation) << " % full, peak "
       << short_bytes(r.summary.peak) << "</text>\n";
 
   const std::size_t label_every = height >= 14 ? 1 : height >= 7 ? 5 : 50;
