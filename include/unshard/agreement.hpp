@@ -73,9 +73,15 @@ inline std::uint64_t digest_of_text(std::uint64_t seed, std::string_view text) {
 inline std::string settings_text(std::string_view access, const run_options& run, const chunk_plan& plan,
                                  const capabilities& c) {
   const plan_options& o = plan.made_for();
-  return concat("access ", access, ", on ", run.on.all() ? std::string("every_rank") : concat("root ", run.on.root()),
+  return concat("access ", access, ", on ",
+                run.on.all()       ? std::string("every_rank")
+                : run.on.spreads() ? std::string("spread")
+                                   : concat("root ", run.on.root()),
                 ", budget ", o.budget, ", capacity ", plan.capacity(), ", packing ",
-                o.packing == packing::in_order ? "in_order" : "best_fit", ", cut ",
+                o.packing == packing::in_order   ? "in_order"
+                : o.packing == packing::best_fit ? "best_fit"
+                                                 : "balanced",
+                ", cut ",
                 o.cut == cut::never       ? "never"
                 : o.cut == cut::oversized ? "oversized"
                                           : "anywhere",

@@ -10,6 +10,7 @@ inline namespace v0 {
 enum class packing {
   in_order,  ///< the caller's order, greedily
   best_fit,  ///< as few chunks as can be found, never more than in order; the order is free
+  balanced,  ///< with spread: each parameter has one owner, and the ranks' costs are as equal as can be found
 };
 
 /// When a parameter may be cut over several chunks. `group` and `indivisible` win over both kinds of cutting.
@@ -45,6 +46,8 @@ class residency {
 constexpr residency root(int rank) { return residency::on_root(rank < 0 ? 0x7fffffff : rank); }
 /// All ranks hold them; each keeps its own part of what it wrote, so that a write-back moves no bytes.
 inline constexpr residency every_rank = residency::everywhere();
+/// Every rank holds chunks of its own: a round is one on each, gathered, worked on and written back at the same time.
+inline constexpr residency spread = residency::one_each();
 
 /// What shapes a plan: it holds whenever the plan is used.
 struct plan_options {

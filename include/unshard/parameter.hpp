@@ -24,6 +24,7 @@ inline namespace v0 {
 ///   identity(p)      std::uint64_t, 0: none. Tied parameters share one and become ONE piece, at the first's place
 ///   indivisible(p)   bool: never cut this one over chunks
 ///   group(p)         std::uint64_t, 0: none. Neighbours with an equal group stay in one chunk
+///   cost(p)          std::uint64_t: how much work its holder has, in any unit, for spread; without it, its bytes
 ///   after_write(p)   called once per handle on every rank after its last piece was committed. A throw there is this
 ///                    rank's failure; the chunk stays committed
 template <class P>
@@ -44,6 +45,8 @@ struct parameter_traits {
   { return p.indivisible(); }
   static decltype(auto) group(const P& p) requires requires { p.group(); }
   { return p.group(); }
+  static decltype(auto) cost(const P& p) requires requires { p.cost(); }
+  { return p.cost(); }
   static decltype(auto) after_write(P& p) requires requires { p.after_write(); }
   { return p.after_write(); }
   static decltype(auto) after_write(const P& p) requires requires { p.after_write(); }
@@ -144,6 +147,20 @@ std::uint64_t group_of(P& p) {
     return static_cast<std::uint64_t>(traits_of<P>::group(p));
   } else {
     return 0;
+  }
+}
+
+template <class P>
+concept has_cost = requires(P& p) {
+  traits_of<P>::cost(p);
+};
+/// `bytes` are the value's.
+template <class P>
+std::uint64_t cost_of(P& p, std::size_t bytes) {
+  if constexpr (has_cost<P>) {
+    return static_cast<std::uint64_t>(traits_of<P>::cost(p));
+  } else {
+    return bytes;
   }
 }
 

@@ -109,7 +109,8 @@ class listed_parameters {
     const auto& layout = traits_of<handle>::layout(h);
     return concat('"', name_of<handle>(h), "\" ", to_text(extents(layout.shape())), " of ",
                   static_cast<std::size_t>(traits_of<handle>::element_size(h)), "-byte elements, group ",
-                  group_of<handle>(h), ", layout ", digests_(layout) % 1'000'000);
+                  group_of<handle>(h), has_cost<handle> ? concat(", cost ", cost_of<handle>(h, 0)) : std::string(),
+                  ", layout ", digests_(layout) % 1'000'000);
   }
 
   std::uint64_t digest() const { return digest_; }
@@ -148,6 +149,7 @@ class listed_parameters {
   template <class L>
   std::uint64_t parameter_digest(handle& h, const L& layout, std::size_t tied_to) {
     std::uint64_t d = mix(digest_of_text(0xda7a, name_of<handle>(h)), digests_(layout));
+    if constexpr (has_cost<handle>) d = mix(d, cost_of<handle>(h, 0));
     d = mix(mix(d, static_cast<std::uint64_t>(traits_of<handle>::element_size(h))),
             static_cast<std::uint64_t>(tied_to));
     return mix(mix(d, group_of<handle>(h)), static_cast<std::uint64_t>(indivisible_of<handle>(h)));

@@ -208,6 +208,12 @@ class session {
       options_.first_round = *only;
     }
     if (options_.timeout_ms < 0) throw bad_options("unshard: .timeout_ms is negative; 0 waits for ever.");
+    if (options_.on.spreads() != plan_->spreads())
+      throw bad_options(concat("unshard: .on is ", options_.on.spreads() ? "spread" : "not spread",
+                               "; the plan was made ", plan_->spreads() ? "with spread" : "without",
+                               ". Make it with the same .on. ", here()));
+    if (options_.on.spreads())
+      throw bad_options(concat("unshard: .on = spread can be planned; running it is not there yet. ", here()));
     if (!options_.on.all() && options_.on.root() >= comm_.size())
       throw bad_options(concat("unshard: .on is not the root of any rank: the communicator has ranks 0 to ",
                                comm_.size() - 1, ". ", here()));
