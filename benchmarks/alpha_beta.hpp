@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // alpha_beta.hpp: traffic in, seconds out: links of a latency, a cost a message and a bandwidth.
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // bench.hpp: what the benchmarks share: alternating runs, nccl-tests' columns, rows as JSON.
 
 #include <algorithm>

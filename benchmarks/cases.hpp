@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // cases.hpp: what the benchmarks gather, over threads and over processes: sizes, layouts, accesses.
 
 #include <cstddef>

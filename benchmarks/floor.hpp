@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // floor.hpp: what a gather over threads is held against: the same copies by plain threads.
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // benchmarks/gather: ranges of chunks over threads. The floor is the same copies, from and to the same addresses, split
 // evenly over min(ranks, cores) plain threads. Opening, votes and, but for replays, planning are in our time.
 //   gather [--part sizes,layouts,small,overlap,verify,ranks,parameters,budgets] [--ranks 2,4,8] [--chunk BYTES] [--to

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """include_cost.py [--runs N] [--json FILE] [--cxx g++,clang++]: what including a header costs.
 
 A file with one #include and nothing else is compiled by each compiler, -fsyntax-only and -O2 -c; user time, since others

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // measured.hpp: what bench_mpi measured beside what the model says, with the links that bench_mpi_link
               // found.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // mpi: ranges of chunks over processes against bare MPI for the same movement, alternating in the same processes.
 //   mpirun -n 2 benchmarks/bench_mpi [--part chunks,overlap,small,sizes,layouts] [--runs N] [--seconds S] [--model
 //   BYTES]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // mpi_floor.hpp: what a range over MPI is held against: the same bytes moved by bare MPI, in its best
               // way.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // mpi_link: what one link of this machine is like, for `simulate` to predict ranges of chunks from. None of what it
 // measures is a range, or moves bytes between more than two ranks: the other ranks sleep meanwhile.
 //   mpirun -n 4 benchmarks/bench_mpi_link --json FILE

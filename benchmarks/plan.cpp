@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // bench_plan: how long planning takes, and how good the plans are: qwen, mixed and tight, 10^2 to 10^6 handles that
 // give their layout by reference, and real models. Lists come from benchmarks/plan_sizes.py. Floor: a plain greedy
 // loop over a vector of sizes; touch: the same loop, which asks each handle for its size. Runs alternate; medians.

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """plan_peers.py SIZES [--ours FILE] [--limit SECONDS] [--json FILE]: planners that a user would reach for.
 
 On the lists that plan_sizes.py wrote to SIZES: bins, bins over the budget, and time. Each planner has a time limit; one

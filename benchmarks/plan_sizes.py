@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """plan_sizes.py FOLDER [N]: the parameter lists that planners are measured on, as FOLDER/NAME.sizes.
 
 A line a parameter: its elements and the bytes of one. N parameters (10^6) of each model of sizes; a shorter list is the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // side.hpp: one rank's side of a benchmark: its shards and handles, a buffer, and what their bytes must
               // be.
 

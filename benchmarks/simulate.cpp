@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // simulate: the library's own plans and schedules for up to thousands of ranks, with no bytes, on machines of which
 // only latency and bandwidth are known. `--measured` predicts what bench_mpi measured, from what bench_mpi_link did.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // simulated_models.hpp: a manifest's parameters under the layouts that large runs use.
 
 #include <charconv>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // simulation.hpp: one plan, moved: what both movements take over all its chunks, and what an access is of
               // them.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // traffic.hpp: what each rank sends, receives and copies when a chunk moves: real schedules, no bytes.
 
 #include <algorithm>

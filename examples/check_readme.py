@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """check_readme.py [--write]: what the pages show of the examples is what these are, and what they link to exists.
 
 A block after '<!-- listing: FILE -->' is the code of FILE, one after '<!-- prints: FILE -->' its 'prints: ' lines, which

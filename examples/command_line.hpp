@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // command_line.hpp: what all programs share of CLI11: amounts with units, --help in 80 columns, plain
               // errors.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """compare.py PROGRAM SOURCE: runs an example; what it prints must be the '// prints: ' lines of its source.
 
 What it leaves behind must be readable, too: JSON, SVG, and the header of a safetensors file.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // dtypes.hpp: the types of elements by name, and shapes that extents can hold.
 
 #include <cctype>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // manifest.hpp: reads the parameter list of a model, `manifests/*.tsv`. Errors name the line.
 
 #include <charconv>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // output_file.hpp: files that a program writes when its work is done: tried before it begins.
 
 #include <filesystem>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // printable.hpp: text from a file or a command line, made fit for a terminal, a message or an SVG.
 
 #include <cstddef>

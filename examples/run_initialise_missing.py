@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """run_initialise_missing.py PROGRAM: the main job in small, with every layout; what it prints, draws and refuses."""
 import re
 import subprocess

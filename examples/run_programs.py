@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """run_programs.py OBSERVE SAVE_SAFETENSORS: what two examples do with odd arguments, full disks and a terminal."""
 import os
 import pty

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // units.hpp: amounts as people write them on a command line: bytes, bytes a second, seconds.
 
 #include <cctype>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // archetypes.hpp: the least that each concept asks for, hostile to all else, and near misses of one line.
 
 #include <cstddef>

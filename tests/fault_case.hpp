@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // fault_case.hpp: one run of a small model with one fault, and whether every rank was told the truth.
 
 #include <array>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // fault_judge.hpp: what must hold after a run with a fault. Returns what does not, in words; empty:
               // nothing.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // limited.hpp: an engine with limits of its own, which complains when they are not kept.
 
 #include <stdexcept>

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """listed.py NAME...: is every tests/*.cpp one of these? A test that no list of meson.build names would never run."""
 import pathlib
 import sys

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // mailbox.hpp: the least engine that goes through everything: no regions, no capabilities, no
               // collectives.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // oracle.hpp: random models, and who holds which element of them, element by element. The lists are made
               // without the library's arithmetic, so that a mistake in it can't hide in them.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Plans of spread: which rank holds what, in which round, and how even it is; beside a naive oracle, and real models.
 #include <unshard/plan.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // random_copies.hpp: what tests of engines share: bytes, and copies between regions of any shapes, held
               // to a plain oracle that goes byte by byte.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // small.hpp: a model of a few flat float parameters over threads, for tests of one promise each.
 
 #include <doctest/doctest.h>

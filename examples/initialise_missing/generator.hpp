@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // generator.hpp: random weights by name and element index, so that a cut parameter gets the same bits.
 
 #include <bit>

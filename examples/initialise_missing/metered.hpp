@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // metered.hpp: a transport around another one that counts the bytes which arrive from other ranks.
 
 #include <cstddef>

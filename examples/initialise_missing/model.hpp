@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // model.hpp: a manifest at the size that fits, sharded over ranks as an engine would, with real memory.
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // process_memory.hpp: what the operating system counts: this process's peak, and what the machine has.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // table.hpp: the three ways side by side, and what it comes to.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // ways.hpp: three ways to initialise what a checkpoint lacked, measured alike.
 
 #include <algorithm>

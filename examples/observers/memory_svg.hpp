@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // memory_svg.hpp: memory timelines as a picture that follows the reader's light or dark scheme.
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // nvtx.hpp: chunks as ranges in NVIDIA's profilers, where <nvtx3/nvToolsExt.h> is there; else nothing.
 
 #include <cstddef>

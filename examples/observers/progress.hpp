@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // progress.hpp: bytes, rate and time left; a bar in one line of a terminal, plain lines elsewhere.
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // readable.hpp: byte counts for people, and counts of things.
 
 #include <cstddef>

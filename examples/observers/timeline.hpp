@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // timeline.hpp: how much memory one rank holds over time, recorded where it is allocated.
 
 #include <algorithm>

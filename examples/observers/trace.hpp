@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // trace.hpp: what every rank does, as a trace that chrome://tracing and ui.perfetto.dev open.
 
 #include <chrono>

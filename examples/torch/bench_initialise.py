@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """transformers' _initialize_missing_keys under ZeRO-3: today, and in chunks, and what both can't go below.
 
     python bench_initialise.py [--json FILE] [RANKS] [RUNS] [BUDGET_MIB]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The peers on one process group: rank 0 fills (overwrite), or changes (read_write), every parameter of a model.
 
     python bench_peers.py [--json FILE] [--mpi FILE] RANKS moe|small [RUNS] [CASE...]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the benchmarks share: models, chunks, and the meters.
 
 --json FILE adds a run to the file, as the other benchmarks write theirs: "cores", "machine", "torch" and so on, and

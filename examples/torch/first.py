@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The smallest program over torch: FSDP2 shards a layer over four ranks; rank 0 fills its whole weight through a buffer of
 # 1 MiB. The README and the home page show this program and its output.  torchrun --nproc-per-node 4 first.py
 #

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds the extension, and the tests' own, with torch's helper:  python setup.py build_ext -b FOLDER -t FOLDER/objects"""
 import pathlib
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // agreement.hpp: how the ranks make sure that they do the same thing, and all learn of a failure.
 
 #include <cstddef>

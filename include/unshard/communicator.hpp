@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // communicator.hpp: what the library asks of a transport between ranks. Bytes only, no arithmetic.
 
 #include <concepts>

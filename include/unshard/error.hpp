@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // error.hpp: one type per cause, all derived from unshard::error; the values are members.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // gather.hpp: whole values of sharded parameters, chunk by chunk, and the way back.
 
 #include <concepts>

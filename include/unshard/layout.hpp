@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // layout.hpp: which rank holds which part of a tensor. Index arithmetic only.
 
 #include <concepts>

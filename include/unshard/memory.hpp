@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // memory.hpp: where chunk buffers come from. Only a memory resource allocates data.
 
 #include <atomic>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // observe.hpp: what a range tells an observer while it runs. The observer takes the time.
 
 #include <concepts>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // options.hpp: what a caller can ask for, when planning and when running.
 
 #include <cstddef>

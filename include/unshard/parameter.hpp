@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // parameter.hpp: how a framework's own tensor plugs in.
 
 #include <concepts>

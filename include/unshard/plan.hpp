@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // plan.hpp: handles and a budget in, a list of chunks out. Pure; moves and allocates no data.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // schedule.hpp: the pieces of a chunk and their layouts in, this rank's transfers out. Moves nothing.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // unshard.hpp: all that needs only the standard library. Engines: comm/{threads,mpi,nccl}.hpp,
               // cuda/*.hpp.
 

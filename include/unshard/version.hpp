@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // version.hpp: the library's version, in one place; Meson, CMake and the release script read it here.
 
 #define UNSHARD_VERSION_MAJOR 0

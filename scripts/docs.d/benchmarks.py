@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """benchmarks.py OUT: writes the page of benchmarks, and its pictures beside it, from benchmarks/results/*.json.
 
 A section whose results are not there says which command makes them. No figure is written by hand.

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """errors.py OUT: writes the page "what failures look like": every error type, what provoked it, what each rank was told.
 
 The types and their meaning are those of error.hpp; the code and the messages are those of tests/docs/errors.cpp, which

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the pages of benchmarks and of scaling share: the results, tables, pictures."""
 import json
 import pathlib

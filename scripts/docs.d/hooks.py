@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MkDocs hooks: the generated pages join the written ones, links that are right in the tree become right in the site, and
 comments that only the tests read are taken out."""
 import pathlib

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """listings.py OUT PAGE...: compiles and runs every listing of the pages exactly as a reader copies it.
 
 A ```cpp block is a whole program (or, where it has no main, a whole translation unit); nothing is put around it. A

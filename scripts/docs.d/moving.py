@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts of the page of benchmarks that move bytes: over threads and over MPI."""
 from figures import ACCESSES, layout_rows, log_axes, mpi_results, plt, results, rows, seconds, size, table, where
 

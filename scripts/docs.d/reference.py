@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """reference.py OUT: writes the reference, a page a header, from the comments of include/.
 
 Every public name needs a comment: a name that lacks one fails the build, with its place. A comment covers the overloads
@@ -277,8 +278,7 @@ def macros_of(header):
 
 
 def page_of(header, entries):
-    first = (LIB / header).read_text().split('\n', 1)[0]
-    about = re.sub(r'^#pragma once\s*//\s*(\S+: )?', '', first)
+    about = re.search(r'^#pragma once\s*//\s*(?:\S+: )?(.*)$', (LIB / header).read_text(), re.M)[1]
     out = [f'# {header}', '', escape(about[:1].upper() + about[1:]), '', '```text', f'#include <unshard/{header}>', '```', '']
     out += macros_of(header)
     by_name = {}

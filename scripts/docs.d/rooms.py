@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """rooms.py [--check] FILE: draws which room of include/ includes which, with graphviz, as an SVG.
 
 An arrow goes from a room down to one that it includes; where another path leads there, too, it is left out. With

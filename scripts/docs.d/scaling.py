@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """scaling.py OUT: writes the page of scaling, and its pictures beside it, from benchmarks/results/simulate.json.
 
 Every figure of the page is read from there. Without the file the page says which command makes it.

@@ -1,4 +1,5 @@
 // expect-error: trivially copyable
+// SPDX-License-Identifier: Apache-2.0
 #include "../archetypes.hpp"
 
 void give([[maybe_unused]] const unshard::piece& p) {

@@ -1,4 +1,5 @@
 // expect-error: memory_that_throws'\)? does not satisfy 'memory_resource'|with M = archetype::memory_that_throws
+// SPDX-License-Identifier: Apache-2.0
 #include "../archetypes.hpp"
 
 void give([[maybe_unused]] archetype::handle* p, [[maybe_unused]] archetype::communicator& comm,

@@ -1,4 +1,5 @@
 // expect-error: deleted function|deleted constructor|implicitly-deleted|implicitly deleted
+// SPDX-License-Identifier: Apache-2.0
 #include "../archetypes.hpp"
 
 void give([[maybe_unused]] archetype::handle* p, [[maybe_unused]] archetype::communicator& comm) {

@@ -1,4 +1,5 @@
 // expect-error: no_element_size'\)? does not satisfy|with P = archetype::no_element_size
+// SPDX-License-Identifier: Apache-2.0
 #include "../archetypes.hpp"
 
 void give([[maybe_unused]] archetype::no_element_size* p) {

@@ -1,4 +1,5 @@
 // expect-error: no_layout'\)? does not satisfy|with P = archetype::no_layout
+// SPDX-License-Identifier: Apache-2.0
 #include "../archetypes.hpp"
 
 void give([[maybe_unused]] archetype::no_layout* p) {

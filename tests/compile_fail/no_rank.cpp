@@ -1,4 +1,5 @@
 // expect-error: no_rank'\)? does not satisfy 'communicator'|communicator<archetype::no_rank>|with C = archetype::no_rank
+// SPDX-License-Identifier: Apache-2.0
 #include "../archetypes.hpp"
 
 void give([[maybe_unused]] archetype::handle* p, [[maybe_unused]] archetype::no_rank& comm) {

@@ -1,4 +1,5 @@
 // expect-error: batch_without_recv'\)? does not satisfy 'batch'|with B = archetype::batch_without_recv
+// SPDX-License-Identifier: Apache-2.0
 #include "../archetypes.hpp"
 
 void give([[maybe_unused]] archetype::handle* p, [[maybe_unused]] archetype::no_recv& comm) {

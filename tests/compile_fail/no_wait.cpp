@@ -1,4 +1,5 @@
 // expect-error: done_without_wait'\)? does not satisfy 'completion'|with D = archetype::done_without_wait
+// SPDX-License-Identifier: Apache-2.0
 #include "../archetypes.hpp"
 
 void give([[maybe_unused]] archetype::handle* p, [[maybe_unused]] archetype::no_wait& comm) {

@@ -1,4 +1,5 @@
 // expect-error: no matching|could not convert|no viable conversion|designator order|cannot convert|cannot bind
+// SPDX-License-Identifier: Apache-2.0
 #include "../archetypes.hpp"
 
 void give() {

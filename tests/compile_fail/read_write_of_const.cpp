@@ -1,4 +1,5 @@
 // expect-error: const_shard'\)? does not satisfy 'writable_parameter'|writable_parameter<P>|with P =
+// SPDX-License-Identifier: Apache-2.0
 // archetype::const_shard
 #include "../archetypes.hpp"
 

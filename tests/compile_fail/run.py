@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """run.py COMPILER...: code that must not compile, and the error it must give.
 
 Each case, tests/compile_fail/*.cpp, starts with `// expect-error: <regex>`, and may go on with

@@ -1,4 +1,5 @@
 // expect-error: (use of|call to) deleted (member )?function '.*chunks|O = unshard::(v0::)?options
+// SPDX-License-Identifier: Apache-2.0
 #include "../archetypes.hpp"
 
 void give(const unshard::chunk_plan& plan, [[maybe_unused]] archetype::handle* p, archetype::communicator& comm,

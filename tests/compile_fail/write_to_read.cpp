@@ -1,4 +1,5 @@
 // expect-error: read-only|const value|not assignable
+// SPDX-License-Identifier: Apache-2.0
 #include "../archetypes.hpp"
 
 void give([[maybe_unused]] archetype::handle* p, [[maybe_unused]] archetype::communicator& comm) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a project outside the tree does with unshard; each way to install builds and runs it.
 #ifdef SINGLE_HEADER
 #include "unshard_single.hpp"

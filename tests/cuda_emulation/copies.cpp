@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // copies.cpp: pairing of regions and the two copiers, against a plain loop. Over the test double of CUDA, no GPU.
 
 #include <doctest/doctest.h>

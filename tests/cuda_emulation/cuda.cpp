@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // cuda.cpp: the CUDA runtime's part of the test double.
 
 #include <atomic>

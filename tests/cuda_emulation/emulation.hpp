@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 // emulation.hpp: the controls of the test double of the CUDA runtime and NCCL.
 //

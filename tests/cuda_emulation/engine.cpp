@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // engine.cpp: the NCCL engine over the test double: the conformance kit, whole ranges on random models, faults.
 
 #include <doctest/doctest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 // internal.hpp: what cuda.cpp and nccl.cpp of the test double share.
 

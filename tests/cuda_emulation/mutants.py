@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """mutants.py BUILD [COMPILER]: takes out each event, wait and synchronisation of the NCCL engine in turn, in a copy.
 
 Each mutant is built with order.cpp under the thread sanitizer over the test double, and must be caught, by wrong bytes

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // nccl.cpp: NCCL's part of the test double.
 
 #include <atomic>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // order.cpp [first seed] [seeds]: does what needs every event and every wait of the NCCL engine, over the test double,
 // and checks the bytes. Exits 1 on wrong ones. mutants.py builds it from copies with one of them taken out.
 

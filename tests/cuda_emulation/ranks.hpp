@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 // ranks.hpp: ranks as threads over the test double, each with a stream of its own.
 

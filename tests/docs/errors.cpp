@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Provokes every error of the library once and prints what each rank is told. scripts/docs makes the page "what
 // failures look like" of it: for each case the lines between its marks, and what they printed. Fails where a case
 // throws nothing, or no rank gets the error that it is named after.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // bytes.hpp: numbers out of a fuzzer's input, in order; zeros once it is used up.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Any bytes are a manifest, or manifest_error with a line. What is read is consistent: sizes fit, ties point back.
 #include <sstream>
 

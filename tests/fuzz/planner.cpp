@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Any list of sizes and any options give a plan that keeps its promises, or an unshard::error.
 #include <unshard/unshard.hpp>
 #include <vector>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Fuzzes the readers of unshard-plan: whatever the bytes, they give tensors or throw unreadable, and nothing else.
 // The first byte picks the reader. Built alone, so that it needs no library: it includes their sources.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Any layout, piece, residency and engine: over all ranks the sends match the receives, every byte of the piece is
 // gathered once, and written back to every rank that holds it, and to nothing else.
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // copy_boxes.cu: thrust_copier on a GPU: right against a loop on the host, and how fast against one device-to-device
 // memcpy of the same bytes. Prints figures; the goals are 0.90 from rows of 4 KiB on and for 20,000 pieces, 0.75 for
 // rows of 512 bytes. Exits 1 on wrong bytes or a missed goal.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // nccl.cu [ranks]: the NCCL engine on one GPU: the conformance kit, whole ranges checked, and how much time a range of
 // large chunks takes over the same NCCL calls. Several ranks on one GPU need NCCL 2.30 and
 // NCCL_MULTI_RANK_GPU_ENABLE=1. `nccl.cu 1 quick` leaves the figures out, for compute-sanitizer. Exits 1 on findings or

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // pinned_new.cpp: the replaced operators, apart from nvcc, which takes them for device code.
 
 #include "pinned_new.hpp"

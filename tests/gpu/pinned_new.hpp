@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once
 // pinned_new.hpp: `new` hands out pinned memory while it is turned on. The kit's buffers are std::vectors, and NCCL
 // wants pinned memory. What was handed out is never used again.

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Who may include whom, by one rule over the rooms of include/unshard.
 
 A room is a public header and the folder of its name: `layout` is layout.hpp and layout/*.hpp; that of `base` is error.hpp.
@@ -86,8 +87,8 @@ def problems(name, texts):
     if room is None:
         yield 'is in no room of tests/includes/check_table.py'
         return
-    if not text.startswith('#pragma once'):
-        yield 'does not start with #pragma once'
+    if not text.startswith('// SPDX-License-Identifier: Apache-2.0\n#pragma once'):
+        yield 'does not start with its licence and #pragma once'
     if text.count('\n') > MOST_LINES_OF_A_FILE and name not in OVER:
         yield f'has {text.count(chr(10))} lines, over {MOST_LINES_OF_A_FILE}'
     if name in reached(name, texts):

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What other people's headers define before ours are read. The standard headers come first: some break on these
 // themselves. To add one: the name, under whose it is, harmless where it is not used.
 #pragma once

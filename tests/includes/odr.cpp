@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Built twice, as two translation units of one program (PART is 1 or 2), from every header that needs nothing but
 // the standard library: what is not inline or a template would be defined twice.
 #include <unshard/unshard.hpp>

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """Every public header alone, and all of them in two translation units that link and run.
 
 With g++ and clang++, plain and with -fno-rtti -fvisibility=hidden, and with nvcc where it is there; each once more

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // A use of the library that instantiates most of it: for tests of includes and of ways to install.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // comm/mpi.hpp: what its ranks promise each other. Bytes are held to a plain oracle that goes byte by byte.
 #include <chrono>
 #include <memory>

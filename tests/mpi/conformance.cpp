@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // comm/mpi.hpp under the kit that is there for everybody's engines.
 #include <unshard/testing/conformance.hpp>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Ranges of chunks over real processes: random models against the oracle, and what each rank is told when one fails.
 #include <algorithm>
 #include <chrono>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A process is killed in the middle of a range: the others are told within the deadline. Not a doctest program, as MPI
 // can't be finalised any more; tests/mpi/killed runs it. Prints a line for each rank that was told.
 #include <mpi.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // comm/mpi.hpp: more bytes in one operation than an int counts. Two ranks are enough; it takes 5 GiB of memory.
 #include <memory>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // doctest's main for tests over MPI. A test passes where it passes on all ranks; rank 0 prints, the others only when
 // they failed.
 #define DOCTEST_CONFIG_IMPLEMENT

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What processes hold, not only what our buffers do: by how much each one's resident set rises over a whole range.
 #include <algorithm>
 #include <cstdio>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // world.hpp: what tests over MPI share. Each process runs every test case, with its own rank.
 
 #include <doctest/doctest.h>

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """run.py [NAME...]: breaks the library in one place at a time, in a copy, and expects the tests to notice.
 
 Each mutant is one mistake that someone could make: an edit of some headers, and the test that has to fail. A mutant

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
 """agreement.py UNSHARD_PLAN: the reader of the safetensors package and ours take and refuse the same files.
 
 Files made by hand, and the good ones among them damaged at random. Skipped (77) where the package is absent.

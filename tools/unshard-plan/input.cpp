@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // input.cpp: POSIX calls, since a stream can't tell a folder, a pipe without a writer, or a size not yet known.
 
 #include "input.hpp"

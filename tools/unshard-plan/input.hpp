@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // input.hpp: opens what the command line names, never hangs on it, and tells what kind of file it is.
 
 #include <array>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // json_events.hpp: reads untrusted JSON as events with a path: no tree, a limit on nesting.
 
 #include <cstdint>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // unshard-plan: for the person who sizes a run. Reads what a model consists of and says what a gather within a budget
 // would take. Exit status: 0 planned, and it fits where that is asked; 1 it does not fit into --gpu-memory; 2 the
 // budget can't be kept; 3 an input can't be read or a file not written; over 100 a wrong option.

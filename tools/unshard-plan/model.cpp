@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // model.cpp: inputs of all kinds as one list of tensors; manifests by the reader of the examples.
 
 #include "model.hpp"

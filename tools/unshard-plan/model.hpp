@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // model.hpp: the tensors of a model, read from manifests, .safetensors files, their index or a folder.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // picture.cpp: the chunks of a plan as an SVG: a row a chunk, its pieces in it, the capacity as the right edge.
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // placement.cpp: the words of --layout as layouts of the library.
 
 #include "placement.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // placement.hpp: how a model is sharded over ranks, by the words of --layout and --stages.
 
 #include <string>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // print.cpp: a report as a table of 80 columns and as JSON.
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // report.cpp: plans a model's tensors as handles without shards; whether that fits, and how long moving it takes.
 
 #include "report.hpp"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // report.hpp: what a plan of a model comes to, as values, and as a table, JSON or a picture.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // safetensors.cpp: the header of a .safetensors file, and the index of a model that has several.
 //
 // A file is 8 bytes, little-endian: the length of the header; the header, JSON: {name: {dtype, shape, data_offsets}};

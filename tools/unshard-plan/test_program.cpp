@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The figures of unshard-plan, and the program as a whole: its table, JSON, picture, options and exit status.
 
 #include <nlohmann/json.hpp>

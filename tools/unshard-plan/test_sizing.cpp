@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // unshard-plan for whole models: figures worked out by hand, layouts, whether it fits, how long it takes, advice.
 
 #include <nlohmann/json.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // testing.hpp: files made by hand, and the program as a whole, for the tests of unshard-plan.
 
 #include <doctest/doctest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The Python module _unshard_torch: communicator, handles, ranges of chunks. The face is in ../unshard.
 
 #include <torch/csrc/utils/pybind.h>

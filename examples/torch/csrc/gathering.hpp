@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // gathering.hpp: unshard::chunks behind one type that Python can hold, with torch tensors over the chunk.
 
 #include <ATen/ATen.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // handles.hpp: how torch's sharded parameters plug in: DeepSpeed ZeRO-3, FSDP2 / DTensor, plain tensors.
 
 #include <ATen/ATen.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // process_group_communicator.hpp: unshard over torch's own transport, a c10d::ProcessGroup.
 
 #include <ATen/ATen.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // transfers.hpp: what one launch of process_group_communicator does, cut into the messages of torch.
 
 #include <algorithm>

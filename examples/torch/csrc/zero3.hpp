@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // zero3.hpp: DeepSpeed's ZeRO-3 parameters, read from Python objects in one call.
 
 #include <torch/csrc/utils/pybind.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The Python module _unshard_torch_conformance: unshard's own conformance kit, over torch's process groups.
 
 #include <pybind11/functional.h>

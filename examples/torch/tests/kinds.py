@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The same values as ZeRO-3, FSDP2 and plain parameters, and their whole values read without unshard."""
 import common
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the tests:  python run.py [FILE...]
 
 A test is a function `test_*` of a module; all ranks run it. `ranks` in the module lists how many ranks there are, in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The communicator under unshard's own conformance kit. Each check has a process group of its own."""
 import _unshard_torch_conformance as kit
 import torch.distributed as dist

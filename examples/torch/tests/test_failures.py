@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ranks that die, stall or give up: the others get an error, not a hang. Each case is a world of its own."""
 import multiprocessing
 import os

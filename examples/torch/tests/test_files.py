@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """save_safetensors and load_state_dict, on a real small model from PyPI and on ZeRO-3."""
 import os
 import pathlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What users of DeepSpeed's GatheredParameters rely on, restated for unshard.gathered, over three kinds of parameters."""
 import torch
 import torch.distributed as dist

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """initialise_missing_keys against what transformers does itself, on a small Qwen3-MoE and on models of other kinds."""
 import torch
 import torch.distributed as dist

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two mesh dimensions: FSDP over tensor parallelism, HSDP."""
 import torch
 import torch.distributed as dist

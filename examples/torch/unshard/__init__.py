@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """unshard for torch: the whole values of sharded parameters, in chunks within a byte budget.
 
     with unshard.gathered(model.named_parameters(), budget=64 * unshard.MiB, access="overwrite") as chunks:

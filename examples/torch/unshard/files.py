@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints in the safetensors format, streamed within a byte budget. Only the root touches the file."""
 import json
 import math

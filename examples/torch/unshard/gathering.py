@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """gathered: a context manager that is an iterator over chunks."""
 import _unshard_torch as native
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which handle a tensor gets, and the process group that its bytes go through."""
 import _unshard_torch as native
 import torch

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """initialise_missing_keys: what a checkpoint lacked gets its initial values, within a byte budget."""
 import contextlib
 

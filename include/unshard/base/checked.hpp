@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // base/checked.hpp: 64-bit products and sums that throw size_overflow instead of wrapping.
 
 #include <concepts>

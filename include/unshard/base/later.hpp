@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // base/later.hpp: names whose meaning the compiler may not look up before they are used: what including
               // costs.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // base/plain_vector.hpp: an owned vector that costs its includers next to nothing.
 
 #include <cstddef>

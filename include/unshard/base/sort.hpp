@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // base/sort.hpp: a sort and a bisection. Not std::sort: <algorithm> is a quarter of what the standard
               // headers cost.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // base/stream_copy.hpp: copies around the caches, for more bytes than a cache holds until they are read.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // base/text.hpp: the words of messages, without <format>: numbers, byte counts, quoted names.
 
 #include <concepts>

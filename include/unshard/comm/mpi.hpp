@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // mpi.hpp: ranks are processes of an MPI job, MPI 3 or later. The only header that includes <mpi.h>.
 
 #include <mpi.h>

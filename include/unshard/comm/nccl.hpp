@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // nccl.hpp: ranks are NCCL's, one GPU each; a batch is one NCCL group. The only header with <nccl.h>.
 
 #include <cuda_runtime_api.h>

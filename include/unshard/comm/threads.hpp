@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // threads.hpp: ranks are threads of this process. The default where a program has no other engine.
 
 #include <cstddef>

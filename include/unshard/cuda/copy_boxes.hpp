@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // cuda/copy_boxes.hpp: strided copies by Thrust, all of a batch in one launch. Needs nvcc for a GPU.
 
 #include <cuda_runtime_api.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // cuda/memory.hpp: chunk buffers on a device, in pinned host memory, or from a CUDA resource of yours.
 
 #include <cuda_runtime_api.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // gather/buffers.hpp: the memory of one range: a slot for each chunk in flight, obtained once.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // gather/chunk_maker.hpp: one chunk of a plan as this rank needs it: pieces, schedules, filled batches.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // gather/handles.hpp: the caller's range of handles, kept and asked by index.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // gather/listed.hpp: the parameters of one range, checked before any byte moves, and their digests.
 
 #include <cstddef>

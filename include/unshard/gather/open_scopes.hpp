@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // gather/open_scopes.hpp: which shard bytes are open in this program, so that two scopes can't fight over
               // them.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // gather/piece.hpp: what the caller's loop body sees: pieces of a chunk.
 
 #include <cstddef>

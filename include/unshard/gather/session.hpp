@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // gather/session.hpp: one range or scope from its opening to its end: the order in which everything
               // happens.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // gather/verify.hpp: what .verify does with chunk memory, and the address sanitizer's view of it.
 
 #include <bit>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // layout/basic.hpp: layouts that cut once or not at all: flat, one dimension, ragged, owned, replicated.
 
 #include <unshard/base/later.hpp>

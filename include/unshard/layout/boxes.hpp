@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // layout/boxes.hpp: a layout of any boxes, several a rank.
 
 #include <unshard/base/later.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // layout/index_space.hpp: extents, boxes and row-major order; the small containers that layouts return.
 
 #include <atomic>

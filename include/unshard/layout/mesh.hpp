@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // layout/mesh.hpp: layouts over several mesh dimensions, or on some ranks only.
 
 #include <unshard/base/later.hpp>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // packing/balanced.hpp: one owner for every unit, the ranks' loads as equal as can be found.
 
 #include <cstddef>

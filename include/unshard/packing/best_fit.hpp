@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // packing/best_fit.hpp: items of some bytes into as few chunks as it can: first fit, largest first.
 
 #include <bit>

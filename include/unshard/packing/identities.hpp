@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // packing/identities.hpp: who was first with an identity, and who is tied to it.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // packing/level_filler.hpp: what stays together, and chunks filled with it one after another.
 
 #include <cstddef>

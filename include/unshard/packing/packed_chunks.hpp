@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // packing/packed_chunks.hpp: chunks whose parameters are not in the caller's order.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // packing/packer.hpp: parameters in order, joined to units; chunks of them, greedily in order.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // packing/spread.hpp: what each rank of a spread plan does, and chunks in order that are alike.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // plan/handles.hpp: what a plan asks of a list of handles.
 
 #include <concepts>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // plan/refusals.hpp: what a plan can't be made of, and what to do about it.
 
 #include <cstddef>

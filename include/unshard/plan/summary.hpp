@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // plan/summary.hpp: what a plan comes to, as numbers and as text.
 
 #include <cstddef>

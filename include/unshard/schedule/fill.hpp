@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // schedule/fill.hpp: a schedule plus addresses, into an engine's batches.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // schedule/messages.hpp: runs in; messages, in batches under an engine's limits, out. Knows no chunk.
 
 #include <cstddef>

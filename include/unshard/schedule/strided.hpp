@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // schedule/strided.hpp: an interval of a row-major order, as strided blocks of bytes.
 
 #include <cstddef>

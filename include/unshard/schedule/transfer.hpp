@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // schedule/transfer.hpp: what a schedule is a list of, and the collectives that an engine's batches may
               // have.
 
@@ -34,9 +35,9 @@ struct run_end {
 /// interval of the row-major order, so it meets each box in ONE run of the shard, the lemma that keeps schedules small;
 /// the end in the chunk is strided where the box is not an interval itself.
 struct scheduled_run {
-  run_end from;
-  run_end to;
-  std::size_t bytes = 0;
+  run_end from;           ///< where the bytes are read
+  run_end to;             ///< where they are written
+  std::size_t bytes = 0;  ///< how many there are
 };
 
 /// One operation: some runs, to or from one peer.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // testing/check_communicator.hpp: the single checks of a communicator, as functions of one rank's
               // communicator.
 

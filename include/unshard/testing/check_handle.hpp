@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // testing/check_handle.hpp: what the concepts shard_layout and parameter_handle can't say, checked on a
               // value.
 

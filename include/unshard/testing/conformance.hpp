@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // conformance.hpp: do a user's own communicator, layout and handle keep their promises? Findings, as
               // values.
 

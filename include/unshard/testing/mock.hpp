@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // mock.hpp: a communicator that logs, checks, limits, delays and breaks another one; memory that fails.
 
 #include <deque>

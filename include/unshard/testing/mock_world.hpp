@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // testing/mock_world.hpp: what the ranks of a mock share: the script of faults, the logs, and a clock of
               // its own.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/mpi/batch.hpp: the operations of one launch, in MPI's terms, before and while they are under way.
 
 #include <algorithm>

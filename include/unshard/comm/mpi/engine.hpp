@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/mpi/engine.hpp: launches, polls and waits over MPI, what they throw, and what an abort ends.
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/mpi/pacer.hpp: how a host waits for what it must poll.
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/mpi/region_hull.hpp: the addresses that regions may touch, to see that two lists are apart.
 
 #include <algorithm>

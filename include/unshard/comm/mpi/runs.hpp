@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/mpi/runs.hpp: regions as an MPI type will describe them: runs of bytes, repeated at strides.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/mpi/types.hpp: MPI's derived types, with counts over an int's, from runs of bytes.
 
 #include <array>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/nccl/batch.hpp: a batch as a record of what its NCCL group will hold.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/nccl/cuda_handles.hpp: what the NCCL engine needs of the CUDA runtime: streams, events, the
               // device, waiting.
 

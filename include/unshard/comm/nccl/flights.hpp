@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/nccl/flights.hpp: batches under way on a communication stream, ordered against the caller's by
               // events.
 

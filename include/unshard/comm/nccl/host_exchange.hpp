@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/nccl/host_exchange.hpp: words between hosts, for engines whose own way to do that is a device.
 
 #include <concepts>

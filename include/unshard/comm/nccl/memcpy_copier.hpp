@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/nccl/memcpy_copier.hpp: strided copies by the CUDA runtime's own memcpy calls; a host compiler
               // will do.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/nccl/memory.hpp: chunk buffers that NCCL itself allocates and knows.
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/nccl/paired_regions.hpp: a copy between two lists of regions, as pairs of one shape that an engine
               // can copy.
 

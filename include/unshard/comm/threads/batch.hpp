@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/threads/batch.hpp: what the ranks recorded, matched end to end and cut into blocks of work.
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/threads/engine.hpp: where ranks that are threads meet, and carry each other's bytes while they
               // wait.
 

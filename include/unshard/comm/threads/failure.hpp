@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/threads/failure.hpp: why a group of threads can't go on, and what each of its ranks is told.
 
 #include <string>

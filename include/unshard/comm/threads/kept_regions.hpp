@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // comm/threads/kept_regions.hpp: lists of regions as the threads engine keeps and walks them.
 
 #include <algorithm>
