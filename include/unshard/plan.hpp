@@ -234,7 +234,7 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
   plan.capacity_ = o.budget < c.staging ? 0 : (o.budget - c.staging) / copies & ~(o.alignment - 1);
 
   detail::packer<> packer(o.alignment, plan.capacity_, o.cut, !spreads, spreads || !in_order);
-  detail::layout_digests<detail::layout_of<handle>> digest;
+  detail::known_layouts<detail::layout_of<handle>> known;
   detail::identities<> identities;
   std::size_t index = 0;
   std::size_t bytes = 0;
@@ -251,7 +251,8 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
     if (index == 0) plan.ranks_ = static_cast<int>(layout.ranks());
     if (spreads) detail::check_ranks(plan.ranks_, static_cast<int>(layout.ranks()), called);
     const auto size = static_cast<std::size_t>(detail::checked_mul(elements, static_cast<index_t>(element_size)));
-    plan.digest_ = detail::mix(detail::mix(plan.digest_, digest(layout)), static_cast<std::uint64_t>(element_size));
+    plan.digest_ = detail::mix(detail::mix(plan.digest_, detail::digest_of(known(layout))),
+                               static_cast<std::uint64_t>(element_size));
     const auto [first, first_size] = identities.first_of(detail::identity_of<handle>(h), index, size);
     if (first != index) {
       if (first_size != size)

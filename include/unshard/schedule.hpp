@@ -154,49 +154,58 @@ class schedule {
   /// in the chunk where `in_chunk`. Returns the elements.
   template <class L, class Use>
   index_t for_each_run(const part& p, const L& layout, int rank, bool in_chunk, Use use) {
-    index_t found = 0, stored = 0;  // elements of the piece; of the boxes before
+    index_t found = 0;
     const auto esize = static_cast<index_t>(p.element_size);
-    for (const box& b : layout.boxes_of(rank)) {
-      const index_t held = b.size.elements();
-      if (held == 0) continue;  // such a box may lie anywhere
+    const index_t end = p.piece.first + p.piece.elements;
+    const index_t start = static_cast<index_t>(p.piece.offset) - p.piece.first * esize;  // of the value, in the chunk
+    const auto take = [&](const run_end& there, const run_end& here, index_t elements) {
+      const bool gathers = movement_ == movement::gather;
+      use(moved_.add({gathers ? there : here, gathers ? here : there, static_cast<std::size_t>(elements * esize)}));
+      found += elements;
+    };
+    const auto of_box = [&](const box& b, index_t stored, index_t) {
       const index_t interval = detail::interval_start(b, p.space);
       const auto before = [&](index_t element) {
         if (interval < 0) return detail::elements_before(b, p.space, element);
-        return (std::min)((std::max)(element - interval, index_t{0}), held);
+        return (std::min)((std::max)(element - interval, index_t{0}), b.size.elements());
       };
       const index_t from = before(p.piece.first);
-      const index_t to = before(p.piece.first + p.piece.elements);
-      if (from < to) {
-        run_end there, here;  // in the shard, in the chunk
-        if (rank == rank_) there = {p.number, 0, static_cast<std::size_t>((stored + from) * esize)};
-        if (in_chunk && interval >= 0) {
-          here = {run_end::chunk, 0,
-                  p.piece.offset + static_cast<std::size_t>((interval + from - p.piece.first) * esize)};
-        } else if (in_chunk) {
-          here = strided(p, b, from, to);
-        }
-        const auto bytes = static_cast<std::size_t>((to - from) * esize);
-        const bool gathers = movement_ == movement::gather;
-        use(moved_.add({gathers ? there : here, gathers ? here : there, bytes}));
-        found += to - from;
+      const index_t to = before(end);
+      if (from >= to) return;
+      run_end there, here;  // in the shard, in the chunk
+      if (rank == rank_) there = {p.number, 0, static_cast<std::size_t>((stored + from) * esize)};
+      if (in_chunk && interval >= 0) {
+        here = {run_end::chunk, 0, static_cast<std::size_t>(start + (interval + from) * esize)};
+      } else if (in_chunk) {
+        here = cut(run_end::chunk, detail::bytes_of_box(b, p.space, p.element_size), start, from * esize, to * esize);
       }
-      stored += held;
-    }
+      take(there, here, to - from);
+    };
+    const auto of_part = [&](const shard_part& b) {
+      const index_t from = detail::elements_before(b, p.space, p.piece.first);
+      const index_t to = detail::elements_before(b, p.space, end);
+      if (from >= to) return;
+      const detail::part_sides sides = detail::sides_of(b, p.space, p.element_size);
+      run_end there, here;
+      if (rank == rank_) there = cut(p.number, sides.in_shard, 0, from * esize, to * esize);
+      if (in_chunk) here = cut(run_end::chunk, sides.in_space, start, from * esize, to * esize);
+      take(there, here, to - from);
+    };
+    detail::for_each_part(layout, rank, p.piece.first, p.piece.elements, detail::part_visit{of_box, of_part});
     return found;
   }
-  /// Elements [from, to) of a box, where they lie in the chunk.
-  run_end strided(const part& p, const box& b, index_t from, index_t to) {
-    const auto esize = static_cast<index_t>(p.element_size);
-    const index_t start = static_cast<index_t>(p.piece.offset) - p.piece.first * esize;
+  /// Bytes [from, to) of the order of a block that lies `start` bytes behind `base`.
+  run_end cut(std::uint32_t base, const detail::strided_block& whole, index_t start, index_t from, index_t to) {
+    if (whole.size.dims() == 1) return {base, 0, static_cast<std::size_t>(start + whole.offset + from)};
     auto& blocks = moved_.blocks();
-    run_end here{run_end::chunk, 0, blocks.size()};
+    run_end out{base, 0, blocks.size()};
     const auto put = [&](detail::strided_block block) {
       block.offset += start;
       blocks.push_back(block);
     };
-    detail::cut_block(detail::bytes_of_box(b, p.space, p.element_size), from * esize, to * esize, put);
-    here.blocks = static_cast<std::uint32_t>(blocks.size() - here.at);
-    return here;
+    detail::cut_block(whole, from, to, put);
+    out.blocks = static_cast<std::uint32_t>(blocks.size() - out.at);
+    return out;
   }
   template <class L>
   index_t copy_own(const part& p, const L& layout) {
@@ -333,14 +342,17 @@ class schedule {
     const index_t each = p.piece.elements / ranks_;
     for (int r = 0; r < ranks_; ++r) {
       index_t found = 0;
-      index_t stored = 0;
+      index_t held = 0;
       int boxes = 0;
-      for (const box& b : layout.boxes_of(r)) {
-        found += detail::elements_before(b, p.space, (r + 1) * each) - detail::elements_before(b, p.space, r * each);
-        stored += b.size.elements();
-        ++boxes;
-      }
-      if (boxes != 1 || found != each || stored != each) return false;
+      detail::for_each_part(layout, r, p.piece.first, p.piece.elements,
+                            detail::part_visit{[&](const box& b, index_t, index_t) {
+                                                 found += detail::elements_before(b, p.space, (r + 1) * each) -
+                                                          detail::elements_before(b, p.space, r * each);
+                                                 held += b.size.elements();
+                                                 ++boxes;
+                                               },
+                                               [&](const shard_part&) { boxes = 2; }});  // maybe with gaps
+      if (boxes != 1 || found != each || held != each) return false;
     }
     return true;
   }

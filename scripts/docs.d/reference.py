@@ -27,7 +27,7 @@ NAMES = FUNCTIONS | CLASSES | {Kind.CONCEPT_DECL, Kind.ENUM_DECL, Kind.VAR_DECL,
 
 def public_headers():
     """The public headers, in the order in which one reads them: a file in a room that has a header is a part of it."""
-    first = ['version', 'error', 'layout', 'parameter', 'communicator', 'memory', 'observe', 'options', 'plan',
+    first = ['version', 'error', 'index_space', 'shards', 'layout', 'parameter', 'communicator', 'memory', 'observe', 'options', 'plan',
              'schedule', 'agreement', 'gather', 'unshard']
     parts = re.compile(r'(base|comm/common|testing/(mock_world|check_.*))(/|$)')
     names = [h.relative_to(LIB) for h in LIB.rglob('*.hpp')]

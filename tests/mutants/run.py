@@ -65,7 +65,7 @@ MUTANTS = [
       end();''', '''    } catch (const plan_mismatch& e) {
       fail(e.what());''')]),
     ('shard_length_not_checked', 'faults', [('gather/listed.hpp', 'if (shard.size() < needed)', 'if (false)')]),
-    ('strided_box_taken_for_an_interval', 'schedule', [('layout/index_space.hpp', '    if (cut && b.size[d] != 1) return -1;\n', '')]),
+    ('strided_box_taken_for_an_interval', 'schedule', [('index_space.hpp', '    if (cut && b.size[d] != 1) return -1;\n', '')]),
     ('last_chunks_runs_kept', 'gather', [('gather/chunk_maker.hpp', '    kept.front().clear();\n', '')]),
     ('tail_of_a_long_copy_lost', 'schedule', [('base/stream_copy.hpp', '''#endif
   std::memcpy(to, from, bytes);

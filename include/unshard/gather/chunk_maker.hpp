@@ -64,7 +64,8 @@ class chunk_maker {
         i, [&](std::size_t p) { return listed_.size_at(p); },
         [&](const planned_piece& p) {
           auto&& h = listed_.handles[p.parameter];
-          const auto& layout = traits_of<handle>::layout(h);
+          const auto& given = traits_of<handle>::layout(h);
+          const auto& layout = listed_.known(given);
           s.pieces.push_back(p);
           s.shards.push_back(const_cast<std::byte*>(
               std::span<typename prepared_chunk<C, A>::byte>(traits_of<handle>::shard(h)).data()));

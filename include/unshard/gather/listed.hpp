@@ -35,12 +35,12 @@ class listed_parameters {
                               now.regions ? "" : " and has no regions", "; the plan left it ", then.staging,
                               ". Make the plan with capabilities_of(comm). ", here()));
     std::uint64_t digest = chunk_plan::digest_seed;
-    layout_digests<layout_of<handle>> digests;
     auto tie = plan.ties().begin();
     for (std::size_t i = 0; i < handles.size(); ++i) {
       auto&& h = handles[i];
       const auto& layout = traits_of<handle>::layout(h);
-      digest = mix(mix(digest, digests(layout)), static_cast<std::uint64_t>(traits_of<handle>::element_size(h)));
+      digest =
+          mix(mix(digest, digest_of(known(layout))), static_cast<std::uint64_t>(traits_of<handle>::element_size(h)));
       if (tie != plan.ties().end() && tie->first == i)
         digest = mix(digest, static_cast<std::uint64_t>((tie++)->second));
     }
@@ -67,10 +67,8 @@ class listed_parameters {
         throw bad_layout(concat("unshard: parameter ", called(i, name_of<handle>(h)), " has a layout for ",
                                 static_cast<int>(layout.ranks()), " ranks; the communicator has ", ranks_,
                                 ". Give it a layout for these ranks; on_ranks places one on some of them. ", here()));
-      index_t elements = 0;
-      for (const box& b : layout.boxes_of(rank_)) elements = checked_add(elements, b.size.elements());
-      const auto needed =
-          static_cast<std::size_t>(checked_mul(elements, static_cast<index_t>(traits_of<handle>::element_size(h))));
+      const auto needed = static_cast<std::size_t>(
+          checked_mul(reach_of(known(layout), rank_), static_cast<index_t>(traits_of<handle>::element_size(h))));
       const auto shard = std::span<byte>(traits_of<handle>::shard(h));
       if (shard.size() < needed)
         throw bad_shard(concat("unshard: the shard of parameter ", called(i, name_of<handle>(h)), " has ", shard.size(),
@@ -111,7 +109,7 @@ class listed_parameters {
     return concat('"', name_of<handle>(h), "\" ", to_text(extents(layout.shape())), " of ",
                   static_cast<std::size_t>(traits_of<handle>::element_size(h)), "-byte elements, group ",
                   group_of<handle>(h), has_cost<handle> ? concat(", cost ", cost_of<handle>(h, 0)) : std::string(),
-                  ", layout ", digests_(layout) % 1'000'000);
+                  ", layout ", digest_of(known(layout)) % 1'000'000);
   }
 
   std::uint64_t digest() const { return digest_; }
@@ -126,7 +124,8 @@ class listed_parameters {
           [&](const planned_piece& p) {
             if (p.elements == 0) return;
             auto&& h = handles[p.parameter];
-            own += static_cast<std::size_t>(held_of(traits_of<handle>::layout(h), rank_, p.first, p.elements)) *
+            const auto& layout = traits_of<handle>::layout(h);
+            own += static_cast<std::size_t>(held_of(known(layout), rank_, p.first, p.elements)) *
                    (p.bytes / static_cast<std::size_t>(p.elements));
           });
       most = (std::max)(most, own);
@@ -143,13 +142,14 @@ class listed_parameters {
   void close() noexcept { scope_.close(); }
 
   handle_list<R> handles;
+  known_layouts<layout_of<handle>> known;
 
  private:
   static constexpr std::uint64_t seed = 0x0be4;
 
   template <class L>
   std::uint64_t parameter_digest(handle& h, const L& layout, std::size_t tied_to) {
-    std::uint64_t d = mix(digest_of_text(0xda7a, name_of<handle>(h)), digests_(layout));
+    std::uint64_t d = mix(digest_of_text(0xda7a, name_of<handle>(h)), digest_of(known(layout)));
     if constexpr (has_cost<handle>) d = mix(d, cost_of<handle>(h, 0));
     d = mix(mix(d, static_cast<std::uint64_t>(traits_of<handle>::element_size(h))),
             static_cast<std::uint64_t>(tied_to));
@@ -161,7 +161,6 @@ class listed_parameters {
   int rank_;
   int ranks_;
   later<open_scope, R> scope_;
-  layout_digests<layout_of<handle>> digests_;
   std::uint64_t digest_ = 0;
 };
 

@@ -24,27 +24,6 @@ parameter_size size_of(P& p) {
   return {extents(traits_of<P>::layout(p).shape()).elements(), static_cast<std::size_t>(traits_of<P>::element_size(p))};
 }
 
-/// layout(p).digest(), or that of the layout's boxes, made once for each distinct layout.
-template <class L>
-class layout_digests {
- public:
-  std::uint64_t operator()(const L& l) {
-    if constexpr (requires { l.digest(); }) {
-      return l.digest();
-    } else if constexpr (std::copy_constructible<L>) {
-      for (std::size_t i = known_.size(); i-- > 0;) {
-        if (known_[i].first == l) return known_[i].second;
-      }
-      return known_.emplace_back(l, digest_of(l)).second;
-    } else {
-      return digest_of(l);
-    }
-  }
-
- private:
-  std::vector<std::pair<L, std::uint64_t>> known_;
-};
-
 /// Asks for the memory of handles that come soon, where they lie in one array: on its own, the processor stops at the
 /// end of every page. A third of the time of a plan of a million (bench_plan).
 template <class R, class P>

@@ -2,7 +2,9 @@
 #pragma once  // schedule/strided.hpp: an interval of a row-major order, as strided blocks of bytes.
 
 #include <cstddef>
+#include <span>
 #include <unshard/layout.hpp>
+#include <utility>
 
 namespace unshard {
 inline namespace v0 {
@@ -91,6 +93,59 @@ inline strided_block bytes_of_box(const box& b, const extents& space, std::size_
   out.size[dims - 1] *= bytes;
   out.stride[dims - 1] = 1;
   return merged(out);
+}
+
+/// Both sides of a part, in bytes: in the row-major order of `space`, and in the shard. Two orders of equal bytes.
+struct part_sides {
+  strided_block in_space;
+  strided_block in_shard;
+};
+inline part_sides sides_of(const shard_part& p, const extents& space, std::size_t element_size) {
+  constexpr int most = 2 * extents::max_dims + 1;
+  const auto bytes = static_cast<index_t>(element_size);
+  index_t size[most], there[most], here[most];  // from the innermost outwards
+  size[0] = bytes;
+  there[0] = here[0] = 1;
+  int n = 1;
+  part_sides out{{0, {}, {}}, {p.first * bytes, {}, {}}};
+  index_t stride = bytes;
+  index_t pitch = bytes;
+  for (int d = space.dims() - 1; d >= 0; --d) {
+    out.in_space.offset += p.offset[d] * stride;
+    out.in_shard.offset += p.at[d] * pitch;
+    size[n] = p.block[d];
+    there[n] = stride;
+    here[n++] = pitch;
+    size[n] = p.count[d];
+    there[n] = p.step[d] * stride;
+    here[n++] = p.block[d] * pitch;
+    stride *= space[d];
+    pitch *= p.array[d];
+  }
+  const auto fill = [&](strided_block& b, const index_t* strides) {
+    index_t sizes[most], merged[most];
+    int m = 0;
+    for (int i = 0; i < n; ++i) {
+      if (i > 0 && size[i] == 1) continue;
+      if (m > 0 && strides[i] == sizes[m - 1] * merged[m - 1]) {
+        sizes[m - 1] *= size[i];
+      } else {
+        sizes[m] = size[i];
+        merged[m++] = strides[i];
+      }
+    }
+    if (m > extents::max_dims)
+      throw bad_layout(concat("unshard: a part of ", m, " dimensions of blocks; at most 8 are supported."));
+    for (int i = 0; i < m / 2; ++i) {
+      std::swap(sizes[i], sizes[m - 1 - i]);
+      std::swap(merged[i], merged[m - 1 - i]);
+    }
+    b.size = extents(std::span<const index_t>(sizes, static_cast<std::size_t>(m)));
+    b.stride = extents(std::span<const index_t>(merged, static_cast<std::size_t>(m)));
+  };
+  fill(out.in_space, there);
+  fill(out.in_shard, here);
+  return out;
 }
 
 }  // namespace detail

@@ -31,9 +31,9 @@ struct run_end {
   std::size_t at = 0;            ///< bytes from the base, or the number of its first block
 };
 
-/// Some bytes and their places at both ends. For a chunk the end in the shard is contiguous, always: a piece is an
-/// interval of the row-major order, so it meets each box in ONE run of the shard, the lemma that keeps schedules small;
-/// the end in the chunk is strided where the box is not an interval itself.
+/// Some bytes and their places at both ends. For a chunk a box has ONE contiguous run in the shard: a piece is an
+/// interval of the row-major order, the lemma that keeps schedules small; the end in the chunk is strided where the box
+/// is not an interval itself. Of blocks at equal distances (shard_part) the end in the shard may be strided, too.
 struct scheduled_run {
   run_end from;           ///< where the bytes are read
   run_end to;             ///< where they are written

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#pragma once  // layout/index_space.hpp: extents, boxes and row-major order; the small containers that layouts return.
+#pragma once  // index_space.hpp: extents, boxes and row-major order; the small containers that layouts return.
 
 #include <atomic>
 #include <concepts>
@@ -81,6 +81,20 @@ struct box {
   friend constexpr bool operator==(const box&, const box&) = default;
 };
 
+/// Blocks of one size at equal distances in each dimension of a space, and where a rank's shard has them: side by side
+/// in an array, whose rows may be longer. What a layout's for_each_part shows where boxes alone would be many, or would
+/// not say it.
+struct shard_part {
+  extents offset;      ///< of the first block, in the space
+  extents block;       ///< the size of a block
+  extents count;       ///< how many there are, in each dimension
+  extents step;        ///< from the start of a block to that of the next
+  extents array;       ///< of the shard's array that has them, in row-major order
+  extents at;          ///< where in that array the first block starts
+  index_t first = 0;   ///< elements of the shard before that array
+  index_t number = 0;  ///< of that array in the shard
+};
+
 namespace detail {
 
 /// "[3, 4]", for messages.
@@ -125,6 +139,37 @@ constexpr index_t elements_before(const box& b, const extents& space, index_t in
   }
   if (index > 0) return inside;  // past the end of the space
   return before;
+}
+
+/// How many elements of `p` come before position `index` of the row-major order of `space`.
+constexpr index_t elements_before(const shard_part& p, const extents& space, index_t index) {
+  index_t inside = 1;
+  index_t before = 0;
+  for (int d = space.dims() - 1; d >= 0; --d) {
+    const index_t length = p.block[d] * p.count[d];
+    if (space[d] == 0 || length == 0) return 0;
+    const index_t at = index % space[d] - p.offset[d];
+    index /= space[d];
+    const index_t block = at < 0 ? 0 : at / p.step[d];
+    const index_t within = at - block * p.step[d];
+    if (at < 0) {
+      before = 0;
+    } else if (block >= p.count[d]) {
+      before = length * inside;
+    } else if (within >= p.block[d]) {
+      before = (block + 1) * p.block[d] * inside;
+    } else {
+      before += (block * p.block[d] + within) * inside;
+    }
+    inside *= length;
+  }
+  return index > 0 ? inside : before;
+}
+
+constexpr index_t elements_of(const shard_part& p) {
+  index_t product = 1;
+  for (int d = 0; d < p.block.dims(); ++d) product *= p.block[d] * p.count[d];
+  return product;
 }
 
 /// Where box `b` starts in the row-major order of `space` if it is one interval of it; else -1.
@@ -202,19 +247,22 @@ inline void check_ranks(std::string_view who, int ranks) {
 
 }  // namespace detail
 
-/// What the ready-made layouts' boxes_of returns: no box, one, or a view of some that the layout keeps.
+/// What the ready-made layouts' boxes_of returns: no box, one, a view of some that the layout keeps, or some of its
+/// own.
 class box_list {
  public:
   box_list() = default;
   explicit box_list(const box& one) : one_(one), count_(1) {}
   explicit box_list(std::span<const box> kept) : kept_(kept.data()), count_(kept.size()) {}
   box_list(const box* kept, std::size_t count) : kept_(kept), count_(count) {}
+  explicit box_list(detail::shared_table<box> own) : own_(std::move(own)), kept_(own_.begin()), count_(own_.size()) {}
   const box* begin() const { return kept_ != nullptr ? kept_ : &one_; }
   const box* end() const { return begin() + count_; }
   std::size_t size() const { return count_; }
 
  private:
   box one_;
+  detail::shared_table<box> own_;
   const box* kept_ = nullptr;
   std::size_t count_ = 0;
 };

@@ -1,15 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-#pragma once  // layout/boxes.hpp: a layout of any boxes, several a rank.
+#pragma once  // shards/boxes.hpp: a layout of any boxes, several a rank.
 
 #include <unshard/base/later.hpp>
 #include <unshard/base/sort.hpp>
-#include <unshard/layout/index_space.hpp>
+#include <unshard/index_space.hpp>
 #include <utility>
 #include <vector>
 
 namespace unshard {
 inline namespace v0 {
 namespace detail {
+
+/// Where a box of a rank is in the row-major order, and in its shard.
+struct ordered_box {
+  index_t from;    // its first element
+  index_t to;      // the largest end of this one and those before it in the list
+  index_t stored;  // elements of the shard before it
+  index_t number;  // among the rank's boxes
+  friend bool operator==(const ordered_box&, const ordered_box&) = default;
+};
 
 /// What box_shard looks at once, when it is made.
 template <class Deferred>
@@ -25,13 +34,32 @@ class box_checks {
   }
 
   /// All boxes, rank by rank; where each rank's start, and the end; for each rank the first one with the same boxes.
-  void tables(shared_table<box>& all, shared_table<int>& starts, shared_table<int>& replicas) const {
+  void tables(shared_table<box>& all, shared_table<int>& starts, shared_table<int>& replicas,
+              shared_table<ordered_box>& order) const {
     vector<box> list;
     vector<int> from{0};
+    vector<ordered_box> sorted;
+    vector<ordered_box> of_all;
     for (const auto& of_rank : boxes_) {
       list.insert(list.end(), of_rank.begin(), of_rank.end());
       from.push_back(static_cast<int>(list.size()));
+      sorted.clear();
+      index_t stored = 0;
+      for (const box& b : of_rank) {
+        sorted.push_back({0, 0, stored, static_cast<index_t>(sorted.size())});
+        stored += b.size.elements();
+        if (b.size.elements() == 0) continue;
+        for (int d = 0; d < shape_.dims(); ++d) {
+          sorted.back().from = sorted.back().from * shape_[d] + b.offset[d];
+          sorted.back().to = sorted.back().to * shape_[d] + b.offset[d] + b.size[d] - 1;
+        }
+        ++sorted.back().to;
+      }
+      detail::sort(sorted, [](const ordered_box& a, const ordered_box& b) { return a.from < b.from; });
+      for (std::size_t i = 1; i < sorted.size(); ++i) sorted[i].to = (std::max)(sorted[i].to, sorted[i - 1].to);
+      of_all.insert(of_all.end(), sorted.begin(), sorted.end());
     }
+    order = shared_table<ordered_box>(of_all.data(), of_all.size());
     all = shared_table<box>(list.data(), list.size());
     starts = shared_table<int>(from.data(), from.size());
     replicas = shared_table<int>(replicas_.data(), replicas_.size());
@@ -76,10 +104,11 @@ class box_checks {
     index_t covered = 0;
     for (int r = 0; r < static_cast<int>(boxes_.size()); ++r) {
       for (const box& b : boxes_[place(r)]) {
-        if (!inside(b))
+        const bool empty = b.size.dims() == shape_.dims() && b.size.elements() == 0;  // may lie anywhere
+        if (!empty && !inside(b))
           throw bad_layout(
               concat("box_shard: rank ", r, "'s box ", to_text(b), " is out of range of shape ", to_text(shape_), '.'));
-        if (replicas_[place(r)] != r || b.size.elements() == 0) continue;
+        if (empty || replicas_[place(r)] != r) continue;
         parts.push_back({&b, r});
         covered = checked_add(covered, b.size.elements());
       }
@@ -177,7 +206,7 @@ class box_shard {
  public:
   template <class Deferred = void>  // see base/later.hpp
   box_shard(const extents& shape, const std::vector<std::vector<box>>& boxes) : shape_(shape) {
-    detail::box_checks<Deferred>(shape, boxes).tables(boxes_, starts_, replicas_);
+    detail::box_checks<Deferred>(shape, boxes).tables(boxes_, starts_, replicas_, order_);
   }
   const extents& shape() const { return shape_; }
   const extents& space() const { return shape_; }
@@ -194,13 +223,25 @@ class box_shard {
   rank_list ranks_of(index_t first, index_t count) const {
     std::vector<int> list;
     for (int r = 0; r < ranks(); ++r) {
-      for (const box& b : kept(r)) {
-        if (detail::elements_before(b, shape_, first) == detail::elements_before(b, shape_, first + count)) continue;
-        list.push_back(r);
-        break;
-      }
+      bool some = false;
+      for_each_part(r, first, count, [&](const box& b, index_t, index_t) {
+        some = some || detail::elements_before(b, shape_, first) < detail::elements_before(b, shape_, first + count);
+      });
+      if (some) list.push_back(r);
     }
     return rank_list(std::move(list));
+  }
+  /// By where they start in the row-major order: a search, then those that may meet the interval.
+  template <class Visit>
+  void for_each_part(int rank, index_t first, index_t count, const Visit& visit) const {
+    const box* boxes = boxes_.begin() + starts_[rank];
+    const detail::ordered_box* order = order_.begin() + starts_[rank];
+    const auto all = static_cast<std::size_t>(starts_[rank + 1] - starts_[rank]);
+    for (std::size_t i = detail::first_not(all, [&](std::size_t at) { return order[at].to <= first; });
+         i < all && order[i].from < first + count; ++i) {
+      const box& b = boxes[order[i].number];
+      if (b.size.elements() > 0) visit(b, order[i].stored, order[i].number);
+    }
   }
   std::uint64_t digest() const {
     std::uint64_t d = detail::mix(0xb0c5, shape_);
@@ -219,6 +260,7 @@ class box_shard {
   detail::shared_table<box> boxes_;
   detail::shared_table<int> starts_;
   detail::shared_table<int> replicas_;
+  detail::shared_table<detail::ordered_box> order_;  // each rank's boxes by where they start
 };
 
 }  // namespace v0

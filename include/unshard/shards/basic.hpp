@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#pragma once  // layout/basic.hpp: layouts that cut once or not at all: flat, one dimension, ragged, owned, replicated.
+#pragma once  // shards/basic.hpp: layouts that cut once or not at all: flat, one dimension, ragged, owned, replicated.
 
 #include <unshard/base/later.hpp>
-#include <unshard/layout/index_space.hpp>
+#include <unshard/index_space.hpp>
 #include <utility>
 #include <vector>
 
