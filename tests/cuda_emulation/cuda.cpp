@@ -26,6 +26,10 @@ std::vector<std::thread> ending;  // streams that were destroyed and run out
 
 bool everything = false;
 
+std::atomic<void*> captured{nullptr};
+std::atomic<bool> captured_elsewhere{false};
+thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
+
 std::atomic<std::uint64_t> random_state{0};
 
 thread_local std::size_t calls_made = 0;
@@ -74,6 +78,9 @@ void reach_everything(bool yes) {
   const std::lock_guard lock(registry);
   everything = yes;
 }
+
+void capture(void* stream, bool yes) { captured = yes ? stream : nullptr; }
+void capture_elsewhere(bool yes) { captured_elsewhere = yes; }
 
 void violation(const std::string& what) {
   const std::lock_guard lock(registry);
@@ -200,6 +207,13 @@ using namespace cuda_emulation;
 #define MAY_FAIL(name) \
   if (fails(name)) return cudaErrorUnknown
 
+// As cudaStreamCaptureModeGlobal forbids it to every thread that has not exchanged its mode for the relaxed one.
+#define NOT_WHILE_CAPTURED(name)                                                  \
+  if (captured_elsewhere && capture_mode != cudaStreamCaptureModeRelaxed) {       \
+    violation(name " while another thread captures a stream in the global mode"); \
+    return cudaErrorStreamCaptureUnsupported;                                     \
+  }
+
 extern "C" {
 
 const char* cudaGetErrorName(cudaError_t code) { return code == cudaSuccess ? "cudaSuccess" : "cudaErrorUnknown"; }
@@ -231,12 +245,23 @@ cudaError_t cudaStreamDestroy(cudaStream_t handle) {
   });
   return cudaSuccess;
 }
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, capture_mode);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* status) {
+  MAY_FAIL("cudaStreamIsCapturing");
+  *status = handle != nullptr && handle == captured ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
 cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
+  NOT_WHILE_CAPTURED("cudaStreamSynchronize");
   stream_of(handle).synchronize();
   return cudaSuccess;
 }
 cudaError_t cudaStreamQuery(cudaStream_t handle) {
   MAY_FAIL("cudaStreamQuery");
+  NOT_WHILE_CAPTURED("cudaStreamQuery");
   return stream_of(handle).idle() ? cudaSuccess : cudaErrorNotReady;
 }
 
@@ -268,6 +293,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   MAY_FAIL("cudaEventQuery");
+  NOT_WHILE_CAPTURED("cudaEventQuery");
   const auto state = state_of(event);
   const std::lock_guard lock(state->mutex);
   return state->passed >= state->recorded ? cudaSuccess : cudaErrorNotReady;

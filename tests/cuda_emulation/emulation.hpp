@@ -18,7 +18,8 @@ namespace cuda_emulation {
 void seed(std::uint64_t seed);
 
 /// Misuse since the last call: a communicator used while in progress, aborted twice or after it was freed, a group
-/// of over `max_group` sends and receives, unpinned memory given to NCCL, lengths that don't match (those hang).
+/// of over `max_group` sends and receives, a transfer between registered and unregistered memory, unpinned memory given
+/// to NCCL, lengths that don't match (those hang).
 std::vector<std::string> violations();
 
 /// What has been made and not been destroyed: streams, events, allocations, communicators. Empty: nothing.
@@ -28,6 +29,12 @@ inline constexpr std::size_t max_group = 15'000;
 
 /// Whether the device reaches all host memory, as on systems with one page table. Else only what was pinned.
 void reach_everything(bool yes);
+
+/// Whether the stream is being captured into a graph.
+void capture(void* stream, bool yes);
+/// Whether some other thread captures in the global mode: then only threads in the relaxed mode may query and
+/// synchronise, by anyone else that is a violation.
+void capture_elsewhere(bool yes);
 
 /// What the library says it is: ncclGetVersion.
 void set_version(int version);

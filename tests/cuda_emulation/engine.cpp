@@ -346,16 +346,88 @@ TEST_CASE("nccl_communicator: borrowed, it never aborts, and says that buffers m
   }));
 }
 
+/// A model of one parameter, read on a root into nccl_memory, its shards from `shards` of the same kind or not.
+void read_into(unshard::registration chunks, unshard::registration shards) {
+  expect_none(on_ranks(3, [=](auto& comm, cudaStream_t stream) {
+    unshard::nccl_memory memory(comm, chunks), own(comm, shards);
+    constexpr std::size_t bytes = 1000;
+    auto* shard = static_cast<std::byte*>(own.allocate(bytes, 128));
+    fill(stream, shard, bytes, static_cast<unsigned>(comm.rank()));
+    const std::vector<unshard::parameter_view> list{{"w", unshard::dim_shard({10, 300}, 1, 3), 1, {shard, bytes}}};
+    for (auto& chunk : unshard::chunks(list, comm, unshard::read, {.budget = 8 * unshard::KiB}, memory))
+      CHECK(chunk.bytes() == 3000);
+    own.deallocate(shard, bytes, 128);
+  }));
+}
+
+TEST_CASE("nccl_memory: unregistered by default, so that no transfer mixes registered and other memory") {
+  const clean at_end;
+  read_into(unshard::registration::none, unshard::registration::none);
+  read_into(unshard::registration::buffers, unshard::registration::buffers);
+}
+
+TEST_CASE("the test double: registered chunks with shards that are not are a violation") {
+  {
+    const clean at_end;
+    read_into(unshard::registration::buffers, unshard::registration::none);
+    CHECK(cuda_emulation::violations().size() > 0);
+  }
+}
+
+TEST_CASE("nccl_communicator: a stream that is captured into a graph is an error on every rank, before a byte moves") {
+  const clean at_end;
+  const auto thrown = on_ranks(2, [](auto& comm, cudaStream_t stream) {
+    const buffer shard(256, stream);
+    fill(stream, shard.data(), 256, 1);
+    unshard::cuda_memory memory(stream);
+    const std::vector<unshard::parameter_view> list{{"w", unshard::dim_shard({8, 64}, 1, 2), 1, {shard.data(), 256}}};
+    if (comm.rank() == 1) cuda_emulation::capture(stream, true);
+    const auto open = [&] {
+      for (auto& chunk :
+           unshard::chunks(list, comm, unshard::read, {.budget = 4 * unshard::KiB, .timeout_ms = 2'000}, memory))
+        static_cast<void>(chunk);
+    };
+    if (comm.rank() == 1) {
+      CHECK_THROWS_WITH_AS(open(), doctest::Contains("captured into a graph"), unshard::bad_options);
+      cuda_emulation::capture(stream, false);
+    } else {
+      CHECK_THROWS_WITH_AS(open(), doctest::Contains("captured into a graph"), unshard::peer_failed);
+    }
+  });
+  for (const auto& t : thrown) CHECK(what(t) == "");
+}
+
+TEST_CASE("nccl_communicator: works while another thread captures in the global mode") {
+  const clean at_end;
+  expect_none(on_ranks(2, [](auto& comm, cudaStream_t stream) {
+    const buffer shard(256, stream);
+    fill(stream, shard.data(), 256, 1);
+    cudaStreamSynchronize(stream);
+    unshard::nccl_memory memory(comm);
+    const std::vector<unshard::parameter_view> list{{"w", unshard::dim_shard({8, 64}, 1, 2), 1, {shard.data(), 256}}};
+    const auto meet = [&] {
+      std::byte mine[1] = {}, all[2];
+      comm.exchange(mine, all, 5'000);
+    };
+    meet();  // what the test itself synchronises is done
+    cuda_emulation::capture_elsewhere(true);
+    for (auto& chunk : unshard::chunks(list, comm, unshard::read_write, {.budget = 4 * unshard::KiB}, memory))
+      static_cast<void>(chunk);
+    meet();
+    cuda_emulation::capture_elsewhere(false);
+  }));
+}
+
 TEST_CASE("nccl_memory: symmetric windows, where every rank allocates") {
   const clean at_end;
   expect_none(on_ranks(3,
                        [](auto& comm, cudaStream_t) {
-                         unshard::nccl_memory memory(comm, true);
+                         unshard::nccl_memory memory(comm, unshard::registration::windows);
                          void* p = memory.allocate(1000, 128);
                          void* q = memory.allocate(1000, 128);
                          memory.deallocate(p, 1000, 128);
                          memory.deallocate(q, 1000, 128);
-                         unshard::nccl_memory local(comm);
+                         unshard::nccl_memory local(comm, unshard::registration::buffers);
                          if (comm.rank() != 0) return;
                          p = local.allocate(1000, 128);
                          comm.abort("before it goes back");

@@ -17,7 +17,7 @@ import sys
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 FLIGHTS, WORDS, NCCL = 'comm/nccl/flights.hpp', 'comm/nccl/host_exchange.hpp', 'comm/nccl.hpp'
-MEMORY, COPY = 'comm/nccl/memory.hpp', 'cuda/copy_boxes.hpp'
+HANDLE, MEMORY, COPY = 'comm/nccl/handle.hpp', 'comm/nccl/memory.hpp', 'cuda/copy_boxes.hpp'
 
 # name, file, what is there, what is left of it, and why it changes nothing, where it does not
 MUTANTS = [
@@ -53,9 +53,9 @@ MUTANTS = [
      'static_cast<void>(cudaStreamSynchronize(stream.get()));\n    static_cast<void>(cudaFreeHost(host));',
      'static_cast<void>(cudaFreeHost(host));',
      'close comes after an exchange that was waited for, and abort waits itself'),
-    ('a group that settles is not waited for after construction', NCCL,
+    ('a group that settles is not waited for after construction', HANDLE,
      'if (!poll(timeout_ms, [&] { return settled(call); })) late(call, timeout_ms);', '', None),
-    ('a split is not waited for', NCCL,
+    ('a split is not waited for', HANDLE,
      'return code != ncclInProgress || settled(parent, "ncclCommSplit");', 'return true;', None),
     ('nothing waits for the last batches in the destructor', NCCL,
      'return flights_.advance() && flights_.idle();', 'return true;',
@@ -81,7 +81,7 @@ NOT_CALLS = ['bool idle() const', 'void synchronize() const', 'void record(', 'a
 
 
 def uncovered():
-    for name in (FLIGHTS, WORDS, NCCL, MEMORY, COPY):
+    for name in (FLIGHTS, WORDS, NCCL, HANDLE, MEMORY, COPY):
         text = (ROOT / 'include/unshard' / name).read_text()
         for _, file, there, _, _ in MUTANTS:
             if file == name:

@@ -15,6 +15,7 @@ namespace {
 struct message {
   const std::byte* from = nullptr;
   std::size_t bytes = 0;
+  bool registered = false;
   std::vector<std::byte> buffered;  // sometimes: then the sender is through before the receiver has come
   bool taken = false;
   bool withdrawn = false;  // the sender was aborted: its memory may be gone
@@ -66,7 +67,7 @@ struct ncclComm {
   std::size_t splits = 0;
   std::size_t windows = 0;
   bool finalised = false;
-  std::atomic<int> registrations{0};
+  std::map<std::uintptr_t, std::size_t> registered;  // guarded by the world's mutex
   bool is_gone = false;
   std::string last_error;
 
@@ -135,6 +136,26 @@ bool usable(ncclComm* comm, const char* who) {
   return true;
 }
 
+/// Whether all of it is registered with the communicator; the world's mutex is held.
+bool is_registered(ncclComm* comm, const void* p) {
+  const auto at = reinterpret_cast<std::uintptr_t>(p);
+  auto found = comm->registered.upper_bound(at);
+  if (found == comm->registered.begin()) return false;
+  --found;
+  return at < found->first + found->second;
+}
+void enrol(ncclComm* comm, void* p, std::size_t bytes) {
+  comm->registered[reinterpret_cast<std::uintptr_t>(p)] = bytes;
+  count_made("registration", 1);
+}
+void dismiss(ncclComm* comm, void* p, const char* who) {
+  if (comm == nullptr || comm->freed) return violation(std::string(who) + " on a communicator that was freed");
+  const std::lock_guard lock(comm->shared->mutex);
+  if (comm->registered.erase(reinterpret_cast<std::uintptr_t>(p)) == 0)
+    return violation(std::string(who) + " of what was not registered");
+  count_made("registration", -1);
+}
+
 /// A group as one kernel: posts its sends, takes its receives, waits until what it sent was taken.
 void kernel(ncclComm* comm, const std::vector<operation>& list) {
   world& w = *comm->shared;
@@ -158,6 +179,7 @@ void kernel(ncclComm* comm, const std::vector<operation>& list) {
     auto m = std::make_shared<message>();
     m->from = from;
     m->bytes = bytes;
+    m->registered = is_registered(comm, from);
     if (random_number() % 2 == 1 && bytes <= 65'536) m->buffered.assign(from, from + bytes);
     w.messages[{me, peer, collective}].push_back(m);
     posted.push_back(std::move(m));
@@ -202,6 +224,9 @@ void kernel(ncclComm* comm, const std::vector<operation>& list) {
       wait_in(comm, lock, [] { return false; });
       return;
     }
+    if (m->registered != is_registered(comm, d.to))
+      violation("rank " + std::to_string(d.from) + (m->registered ? " sends registered" : " sends unregistered") +
+                " memory, rank " + std::to_string(me) + " receives into other memory");
     lock.unlock();
     dawdle();
     lock.lock();
@@ -421,7 +446,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm) {
   if (comm->background.joinable()) comm->background.join();
   std::unique_lock lock(comm->shared->mutex);
   comm->shared->changed.wait(lock, [&] { return comm->running == 0; });
-  count_made("registration", -comm->registrations);  // ended with it
+  count_made("registration", -static_cast<int>(std::exchange(comm->registered, {}).size()));  // ended with it
   count_made("communicator", -1);
   return ncclSuccess;
 }
@@ -452,7 +477,7 @@ ncclResult_t ncclBroadcast(const void* from, void* to, size_t n, ncclDataType_t,
                            cudaStream_t stream) {
   return add("ncclBroadcast", comm, stream, made(operation::broadcast, from, to, n, root));
 }
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 0)
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 0) && !defined(OLD_LIBRARY)
 ncclResult_t ncclGather(const void* from, void* to, size_t n, ncclDataType_t, int root, ncclComm_t comm,
                         cudaStream_t stream) {
   if (library_version < NCCL_VERSION(2, 28, 0)) violation("ncclGather, which this library has not");
@@ -471,40 +496,35 @@ ncclResult_t ncclMemAlloc(void** out, size_t bytes) {
   return ncclSuccess;
 }
 ncclResult_t ncclMemFree(void* p) { return give_back(p, cudaMemoryTypeDevice) ? ncclSuccess : ncclInvalidArgument; }
-ncclResult_t ncclCommRegister(const ncclComm_t comm, void* p, size_t, void** handle) {
+ncclResult_t ncclCommRegister(const ncclComm_t comm, void* p, size_t bytes, void** handle) {
   MAY_FAIL("ncclCommRegister");
   if (!usable(comm, "ncclCommRegister")) return ncclInvalidUsage;
-  ++comm->registrations;
-  count_made("registration", 1);
+  const std::lock_guard lock(comm->shared->mutex);
+  enrol(comm, p, bytes);
   *handle = p;
   return ncclSuccess;
 }
-ncclResult_t ncclCommDeregister(const ncclComm_t comm, void*) {
-  if (comm == nullptr || comm->freed) violation("ncclCommDeregister on a communicator that was freed");
-  --comm->registrations;
-  count_made("registration", -1);
+ncclResult_t ncclCommDeregister(const ncclComm_t comm, void* p) {
+  dismiss(comm, p, "ncclCommDeregister");
   return ncclSuccess;
 }
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
-ncclResult_t ncclCommWindowRegister(ncclComm_t comm, void* p, size_t, ncclWindow_t* window, int) {
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0) && !defined(OLD_LIBRARY)
+ncclResult_t ncclCommWindowRegister(ncclComm_t comm, void* p, size_t bytes, ncclWindow_t* window, int) {
   MAY_FAIL("ncclCommWindowRegister");
   if (!usable(comm, "ncclCommWindowRegister")) return ncclInvalidUsage;
-  return comm->run([comm, p, window] {
+  return comm->run([comm, p, bytes, window] {
     std::unique_lock lock(comm->shared->mutex);
     int& come = comm->shared->windows[comm->windows++];
     ++come;
     comm->shared->changed.notify_all();
     if (!wait_in(comm, lock, [&] { return come >= comm->shared->ranks; })) return ncclInternalError;
     *window = static_cast<ncclWindow_t>(p);
-    ++comm->registrations;
-    count_made("registration", 1);
+    enrol(comm, p, bytes);
     return ncclSuccess;
   });
 }
-ncclResult_t ncclCommWindowDeregister(ncclComm_t comm, ncclWindow_t) {
-  if (comm == nullptr || comm->freed) violation("ncclCommWindowDeregister on a communicator that was freed");
-  --comm->registrations;
-  count_made("registration", -1);
+ncclResult_t ncclCommWindowDeregister(ncclComm_t comm, ncclWindow_t window) {
+  dismiss(comm, window, "ncclCommWindowDeregister");
   return ncclSuccess;
 }
 #endif

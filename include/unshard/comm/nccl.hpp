@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#pragma once  // nccl.hpp: ranks are NCCL's, one GPU each; a batch is one NCCL group. The only header with <nccl.h>.
+#pragma once  // nccl.hpp: ranks are NCCL's, one GPU each; a batch is one NCCL group.
 
 #include <cuda_runtime_api.h>
 #include <nccl.h>
@@ -14,16 +14,13 @@
 #include <unshard/comm/nccl/batch.hpp>
 #include <unshard/comm/nccl/cuda_handles.hpp>
 #include <unshard/comm/nccl/flights.hpp>
+#include <unshard/comm/nccl/handle.hpp>
 #include <unshard/comm/nccl/host_exchange.hpp>  // IWYU pragma: export
 #include <unshard/comm/nccl/memcpy_copier.hpp>  // IWYU pragma: export
 #include <unshard/comm/nccl/memory.hpp>         // IWYU pragma: export
 #include <unshard/communicator.hpp>
 #include <unshard/error.hpp>
 #include <utility>
-
-#if NCCL_VERSION_CODE < NCCL_VERSION(2, 18, 0)
-#error "unshard/comm/nccl.hpp needs NCCL 2.18 or later: ncclCommSplit"
-#endif
 
 namespace unshard {
 inline namespace v0 {
@@ -38,164 +35,6 @@ struct nccl_options {
   int timeout_ms = 600'000;           ///< bounds construction and destruction; 0: none
   std::size_t max_operations = 8192;  ///< most sends and receives in a group; NCCL hangs from about 15,000 on
 };
-
-namespace detail {
-
-/// One ncclComm_t that is made, polled, and closed or aborted once. Our own are non-blocking: no call of NCCL's then
-/// waits for peers, and what it has in progress is polled with a deadline.
-class nccl_handle {
- public:
-  nccl_handle() = default;
-  nccl_handle(const nccl_handle&) = delete;
-  nccl_handle& operator=(const nccl_handle&) = delete;
-  ~nccl_handle() { abort(); }
-
-  ncclComm_t get() const { return *comm_; }
-  bool made() const { return *comm_ != nullptr; }
-  void borrow(ncclComm_t comm) { *comm_ = comm, own_ = false; }
-
-  void init(const ncclUniqueId& id, int ranks, int rank, int timeout_ms) {
-    ncclConfig_t config = ours();
-    check(ncclCommInitRankConfig(comm_.get(), ranks, id, rank, &config), "ncclCommInitRankConfig");
-    settle(timeout_ms, "ncclCommInitRankConfig");
-  }
-  /// Collective over the parent, on which nothing else may be under way. The ranks keep their numbers.
-  void split(ncclComm_t parent, int rank, int timeout_ms) {
-    ncclConfig_t config = ours();
-    const ncclResult_t code = ncclCommSplit(parent, 0, rank, comm_.get(), &config);
-    const bool in_time = poll(timeout_ms, [&] { return code != ncclInProgress || settled(parent, "ncclCommSplit"); });
-    if (!in_time) {
-      static_cast<void>(comm_.release());  // NCCL writes the handle there when it is through
-      comm_ = std::make_unique<ncclComm_t>();
-      late("ncclCommSplit", timeout_ms);
-    }
-    check(code, "ncclCommSplit");
-    settle(timeout_ms, "ncclCommSplit");
-  }
-
-  /// Throws device_failed where NCCL has an error, even one of earlier work; false: still in progress.
-  bool settled(std::string_view call) const { return settled(get(), call); }
-  void settle(int timeout_ms, std::string_view call) const {
-    if (!poll(timeout_ms, [&] { return settled(call); })) late(call, timeout_ms);
-  }
-  void check(ncclResult_t code, std::string_view call) const { check(get(), code, call); }
-  static void check(ncclComm_t comm, ncclResult_t code, std::string_view call) {
-    if (code == ncclSuccess || code == ncclInProgress) return;
-    const char* last = ncclGetLastError(comm);
-    throw device_failed(concat("nccl_communicator: ", call, " failed: ", ncclGetErrorString(code),
-                               ". NCCL says: ", last == nullptr || *last == '\0' ? "nothing more" : last,
-                               ". NCCL_DEBUG=WARN in the environment tells more."));
-  }
-  [[noreturn]] static void late(std::string_view what, int timeout_ms) {
-    throw peer_timeout(concat("nccl_communicator: ", what, " took over ", timeout_ms,
-                              " ms: a rank has not come, or is slow. NCCL does not say which."),
-                       -1);
-  }
-
-  void all_gather(const std::byte* from, std::byte* to, std::size_t bytes, cudaStream_t stream) const {
-    check(ncclAllGather(from, to, bytes, ncclInt8, get(), stream), "ncclAllGather");
-  }
-
-  /// One NCCL group, on `stream` as soon as the handle is settled.
-  void group(std::span<const nccl_operation> operations, cudaStream_t stream) const {
-    check(ncclGroupStart(), "ncclGroupStart");
-    ncclResult_t code = ncclSuccess;
-    for (const nccl_operation& o : operations) {
-      code = call(o, stream);
-      if (code != ncclSuccess && code != ncclInProgress) break;
-    }
-    const ncclResult_t end = ncclGroupEnd();  // always: the group is the calling thread's
-    check(code, "a call in a group");
-    check(end, "ncclGroupEnd");
-  }
-
-  // For nccl_memory. `windows` is collective.
-  void* allocate(std::size_t bytes) const {
-    void* p = nullptr;
-    return ncclMemAlloc(&p, bytes) == ncclSuccess ? p : nullptr;
-  }
-  void deallocate(void* p) const noexcept { static_cast<void>(ncclMemFree(p)); }
-  void* enroll(void* p, std::size_t bytes, [[maybe_unused]] bool windows, int timeout_ms) const {
-    settle(timeout_ms, "an earlier group");
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
-    if (windows) {
-      auto window = std::make_unique<ncclWindow_t>();
-      check(ncclCommWindowRegister(get(), p, bytes, window.get(), NCCL_WIN_COLL_SYMMETRIC), "ncclCommWindowRegister");
-      ncclWindow_t* at = window.release();  // NCCL writes there when it is through, perhaps after settle has thrown
-      settle(timeout_ms, "ncclCommWindowRegister");
-      window.reset(at);
-      return *window;
-    }
-#endif
-    void* enrolled = nullptr;
-    check(ncclCommRegister(get(), p, bytes, &enrolled), "ncclCommRegister");
-    return enrolled;
-  }
-  void dismiss(void* enrolled, [[maybe_unused]] bool windows) const noexcept {
-    if (!made()) return;  // aborted: nothing is registered any more
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
-    if (windows && enrolled != nullptr) {
-      static_cast<void>(ncclCommWindowDeregister(get(), static_cast<ncclWindow_t>(enrolled)));
-      return;
-    }
-#endif
-    if (enrolled != nullptr) static_cast<void>(ncclCommDeregister(get(), enrolled));
-  }
-
-  /// Waits for the peers to close theirs, too, and frees; one that takes too long is aborted.
-  void close(int timeout_ms) {
-    if (!made() || !own_) return;
-    check(ncclCommFinalize(get()), "ncclCommFinalize");
-    settle(timeout_ms, "ncclCommFinalize");
-    check(ncclCommDestroy(std::exchange(*comm_, nullptr)), "ncclCommDestroy");
-  }
-  /// Ends what is under way and frees; nothing the second time.
-  void abort() noexcept {
-    ncclComm_t comm = std::exchange(*comm_, nullptr);
-    if (comm != nullptr && own_) static_cast<void>(ncclCommAbort(comm));
-  }
-
- private:
-  ncclResult_t call(const nccl_operation& o, cudaStream_t stream) const {
-    using op = nccl_operation;
-    switch (o.kind) {
-      case op::send:
-        return ncclSend(o.from, o.bytes, ncclInt8, o.peer, get(), stream);
-      case op::recv:
-        return ncclRecv(o.to, o.bytes, ncclInt8, o.peer, get(), stream);
-      case op::all_gather:
-        return ncclAllGather(o.from, o.to, o.bytes, ncclInt8, get(), stream);
-      case op::broadcast:
-        return ncclBroadcast(o.from, o.to, o.bytes, ncclInt8, o.peer, get(), stream);
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 0)
-      case op::gather:
-        return ncclGather(o.from, o.to, o.bytes, ncclInt8, o.peer, get(), stream);
-      case op::scatter:
-        return ncclScatter(o.from, o.to, o.bytes, ncclInt8, o.peer, get(), stream);
-#endif
-      default:
-        break;
-    }
-    return ncclInvalidUsage;
-  }
-
-  static ncclConfig_t ours() {
-    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.blocking = 0;
-    return config;
-  }
-  static bool settled(ncclComm_t comm, std::string_view call) {
-    ncclResult_t state = ncclSuccess;
-    check(comm, ncclCommGetAsyncError(comm, &state), "ncclCommGetAsyncError");
-    check(comm, state, call);
-    return state != ncclInProgress;
-  }
-
-  std::unique_ptr<ncclComm_t> comm_ = std::make_unique<ncclComm_t>();
-  bool own_ = true;
-};
-
-}  // namespace detail
 
 /// The ranks of an NCCL communicator, each on the calling thread's current device, beside a stream of the caller's:
 /// a batch starts after what the caller has enqueued there, and what the caller enqueues there after `wait` sees its
@@ -234,6 +73,7 @@ class nccl_communicator {
   nccl_communicator(const nccl_communicator&) = delete;
   nccl_communicator& operator=(const nccl_communicator&) = delete;
   ~nccl_communicator() {
+    const detail::outside_capture calls;
     if (abandoned_) static_cast<void>(words_.release());  // freeing it may wait for kernels that never end
     if (!made_ || aborted_) return;  // not made: a constructor has thrown, peers need not have come, the handles abort
     try {
@@ -253,6 +93,7 @@ class nccl_communicator {
 
   detail::nccl_batch open_batch() {
     usable();
+    flights_.check_capture();
     detail::nccl_batch batch = flights_.fresh();
     batch.reset(rank_, size_, rooted_, pageable);
     return batch;
@@ -260,6 +101,7 @@ class nccl_communicator {
 
   nccl_completion<nccl_communicator> launch(detail::nccl_batch&& batch) {
     return guarded([&] {
+      flights_.check_capture();
       if (batch.messages() > options_.max_operations)
         throw batch_mismatch(detail::concat("nccl_communicator: a batch of ", batch.messages(),
                                             " sends and receives; at most ", options_.max_operations,
@@ -294,6 +136,7 @@ class nccl_communicator {
   void abort(std::string_view reason) noexcept {
     if (aborted_) return;
     aborted_ = true;
+    const detail::outside_capture calls;
     try {
       poison_ = detail::concat("aborted: ", reason);
       const detail::device_guard guard(device_);
@@ -355,7 +198,9 @@ class nccl_communicator {
     comm_.check(ncclCommCount(comm_.get(), &size_), "ncclCommCount");
     int version = 0;
     comm_.check(ncclGetVersion(&version), "ncclGetVersion");
-    rooted_ = NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 0) && version >= NCCL_VERSION(2, 28, 0);
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 28, 0)
+    rooted_ = version >= NCCL_VERSION(2, 28, 0) && ncclGather != nullptr && ncclScatter != nullptr;
+#endif
     if (!options_.exchange) words_ = std::make_unique<words>(comm_.get(), rank_, size_, options_.timeout_ms);
     made_ = true;
   }

@@ -13,6 +13,19 @@ namespace unshard {
 inline namespace v0 {
 namespace detail {
 
+/// Allows the calling thread what another thread's stream capture forbids to all (cudaStreamCaptureModeGlobal, the
+/// default of a capture): to query events and streams that are in no capture, ours.
+class outside_capture {
+ public:
+  outside_capture() noexcept { static_cast<void>(cudaThreadExchangeStreamCaptureMode(&mode_)); }
+  outside_capture(const outside_capture&) = delete;
+  outside_capture& operator=(const outside_capture&) = delete;
+  ~outside_capture() { static_cast<void>(cudaThreadExchangeStreamCaptureMode(&mode_)); }
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 /// Makes a device current for the calling thread, and the former one again at the end.
 class device_guard {
  public:
@@ -28,6 +41,7 @@ class device_guard {
   }
 
  private:
+  outside_capture calls_;
   int former_ = -1;  // -1: nothing to restore
 };
 

@@ -83,6 +83,16 @@ class nccl_flights {
     }
   }
 
+  /// Throws bad_options while the caller's stream is captured into a graph: hosts could not agree when it is replayed.
+  void check_capture() const {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check_cuda(cudaStreamIsCapturing(caller_, &status), "cudaStreamIsCapturing");
+    if (status != cudaStreamCaptureStatusNone)
+      throw bad_options(
+          "nccl_communicator: its stream is being captured into a graph, whose replay no other rank would learn of. "
+          "End the capture before a range or scope, and capture the work inside the body alone.");
+  }
+
   /// Whether nothing is running on the stream.
   bool idle() const {
     const cudaError_t code = cudaStreamQuery(own_.get());

@@ -10,17 +10,26 @@
 namespace unshard {
 inline namespace v0 {
 
-/// Device memory from ncclMemAlloc, registered with the communicator for as long as it is out: NCCL may then move
-/// bytes without copies of its own. Deallocation waits for the caller's stream. Use it with ranges over that
-/// communicator only, an nccl_communicator, which outlives it.
+/// Whether nccl_memory makes its buffers known to NCCL, which may then move bytes without copies of its own. NCCL's
+/// guide to buffer registration leaves a call undefined of which some buffers are registered and some are not, on any
+/// rank, at its source or its destination. So all shards must be registered, too, on every rank and in the same way:
+/// allocate them from such an nccl_memory, or register them yourself.
+enum class registration {
+  none,     ///< not registered: right with any shards
+  buffers,  ///< by ncclCommRegister
+  windows,  ///< as symmetric windows, NCCL 2.27 (before that as buffers). Collective: every rank allocates as often and
+            ///< as much, which takes every_rank and equal budgets
+};
+
+/// Device memory from ncclMemAlloc, registered with the communicator, if asked, for as long as it is out. Deallocation
+/// waits for the caller's stream. Use it with ranges over that communicator only, an nccl_communicator, which outlives
+/// it.
 template <class Communicator>
 class nccl_memory {
  public:
   static constexpr bool host = false;
 
-  /// `windows`: registers symmetric windows (NCCL 2.27; before that as without). That is collective: every rank
-  /// must allocate as often and as much, which takes every_rank and equal budgets.
-  explicit nccl_memory(Communicator& comm, bool windows = false) : comm_(&comm), windows_(windows) {}
+  explicit nccl_memory(Communicator& comm, registration how = registration::none) : comm_(&comm), how_(how) {}
 
   void* allocate(std::size_t bytes, std::size_t alignment) {
     comm_->usable();
@@ -33,7 +42,8 @@ class nccl_memory {
     try {
       if (reinterpret_cast<std::uintptr_t>(p) % alignment != 0)
         throw bad_options(detail::concat("nccl_memory: NCCL does not align to ", alignment, ". Lower .alignment."));
-      blocks_.push_back({p, comm_->handle().enroll(p, bytes, windows_, comm_->timeout_ms())});
+      if (how_ != registration::none)
+        blocks_.push_back({p, comm_->handle().enroll(p, bytes, how_ == registration::windows, comm_->timeout_ms())});
     } catch (...) {
       comm_->handle().deallocate(p);
       throw;
@@ -42,10 +52,11 @@ class nccl_memory {
   }
 
   void deallocate(void* p, std::size_t, std::size_t) noexcept {
+    const detail::outside_capture calls;
     static_cast<void>(cudaStreamSynchronize(comm_->stream()));
     for (block& b : blocks_) {
       if (b.at != p) continue;
-      comm_->handle().dismiss(b.enrolled, windows_);
+      comm_->handle().dismiss(b.enrolled, how_ == registration::windows);
       b = blocks_.back();
       blocks_.pop_back();
       break;
@@ -59,7 +70,7 @@ class nccl_memory {
     void* enrolled;
   };
   Communicator* comm_;
-  bool windows_;
+  registration how_;
   std::vector<block> blocks_;
 };
 
