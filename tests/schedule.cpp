@@ -188,6 +188,36 @@ TEST_CASE("schedule: where every rank gathers, replicas share the sends equally"
   }
 }
 
+/// An engine may make a gather or a scatter of a message for each peer, as NCCL before 2.28 must.
+TEST_CASE("schedule: a batch with gathers or scatters is within max_operations, each counted as one message a peer") {
+  struct limits {
+    int ranks;
+    std::size_t most, parameters;
+  };
+  std::size_t used = 0;
+  for (const limits& l :
+       {limits{8, 32, 8}, limits{8, 56, 20}, limits{128, 8192, 65}, limits{2, 8, 5}, limits{3, 7, 9}}) {
+    for (const movement way : {movement::gather, movement::write_back}) {
+      const int ranks = l.ranks;
+      schedule s(way, 0, ranks, root(0), {.regions = false, .max_operations = l.most},
+                 {.all_gather = true, .broadcast = true, .gather = true, .scatter = true});
+      const index_t each = index_t{64} << 10;
+      const auto bytes = static_cast<std::size_t>(each * ranks);
+      for (std::size_t i = 0; i < l.parameters; ++i)
+        s.add(planned_piece{i, 0, each * ranks, i * bytes, bytes}, flat_shard{{each * ranks}, ranks});
+      s.finish();
+      std::vector<std::size_t> operations(s.batches());
+      s.for_each_transfer([&](const scheduled_transfer& t) {
+        const bool rooted = t.kind == transfer_kind::gather || t.kind == transfer_kind::scatter;
+        used += rooted ? 1 : 0;
+        if (t.kind != transfer_kind::copy) operations[t.batch] += rooted ? static_cast<std::size_t>(ranks) - 1 : 1;
+      });
+      for (const std::size_t n : operations) CHECK(n <= l.most);
+    }
+  }
+  CHECK(used > 20);
+}
+
 TEST_CASE("schedule: an empty box may lie anywhere") {
   struct stray {
     flat_shard held = flat_shard({4, 5, 6}, 1);

@@ -84,7 +84,10 @@ class schedule {
   }
 
   /// Groups and cuts. Call once for all pieces, after the last.
-  void finish() { moved_.finish({(std::max<std::size_t>)(1, keys_.size()), largest_, collectives_.size(), shifts_}); }
+  void finish() {
+    moved_.finish(
+        {(std::max<std::size_t>)(1, keys_.size()), largest_, collective_operations(collectives_.size()), shifts_});
+  }
 
   /// Empty again, with the room that it had: for the next round.
   void clear() {
@@ -304,10 +307,18 @@ class schedule {
     return static_cast<std::uint32_t>(key);
   }
 
-  /// Whether the engine's limits leave room for one more collective, of `bytes` in all.
+  /// Most operations of so many collectives on one rank: an engine may make a gather or scatter of a message a peer.
+  std::size_t collective_operations(std::size_t count) const {
+    return count * (on_.all() ? 1 : static_cast<std::size_t>(ranks_) - 1);
+  }
+
+  /// Whether the engine's limits leave room for one more collective, of `bytes` in all. Half of a batch's operations
+  /// are left to messages.
   bool has_room(std::size_t bytes) const {
     const auto n = static_cast<std::size_t>(ranks_);
-    const bool few = collectives_.size() < n && (engine_.max_operations == 0 || 4 * n <= engine_.max_operations);
+    const std::size_t most = engine_.max_operations / 2;
+    const bool few = collectives_.size() < n &&
+                     (most == 0 || (2 * n <= most && collective_operations(collectives_.size() + 1) <= most));
     return few && (engine_.max_bytes == 0 || bytes <= engine_.max_bytes);
   }
 

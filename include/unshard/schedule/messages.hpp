@@ -55,12 +55,12 @@ class messages {
     const std::size_t parts = engine_.max_bytes == 0 ? 0 : limits.pair_bytes / engine_.max_bytes + 1;
     const std::size_t a_pair = limits.keys + parts;
     const auto n = static_cast<std::size_t>(ranks_);
-    const std::size_t operations = engine_.max_operations;
+    const std::size_t operations = engine_.max_operations == 0 ? 0 : engine_.max_operations - limits.other;
     shifts_a_batch_ = limits.shifts == 0 || limits.shifts > n ? n : limits.shifts;
     if (operations != 0 && 2 * a_pair > operations) {
       messages_a_batch_ = operations / 2;
       shifts_a_batch_ = 1;
-    } else if (operations != 0 && 2 * n * a_pair + limits.other > operations) {
+    } else if (operations != 0 && 2 * n * a_pair > operations) {
       shifts_a_batch_ = (std::min)(shifts_a_batch_, operations / (2 * a_pair));
     }
     batches_a_group_ = messages_a_batch_ == 0 ? 1 : (a_pair + messages_a_batch_ - 1) / messages_a_batch_;
