@@ -20,6 +20,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <unshard/comm/common/recorded_batch.hpp>
 #include <unshard/testing/conformance.hpp>
 #include <unshard/unshard.hpp>
 #include <vector>
@@ -42,12 +43,6 @@ struct channel {
 };
 
 class socket_communicator {
-  /// What has been launched and not waited for.
-  struct flight {
-    std::shared_ptr<int> pending = std::make_shared<int>(0);
-    std::vector<std::pair<unshard::const_region, unshard::region>> after = {};
-  };
-
  public:
   socket_communicator(int rank, const std::vector<int>& data, const std::vector<int>& words) : rank_(rank) {
     for (int fd : data) data_.push_back({fd});
@@ -63,44 +58,23 @@ class socket_communicator {
     }
   }
 
-  class batch {
-   public:
-    void send(std::span<const unshard::const_region> from, int peer) { sends_.push_back({from[0], peer}); }
-    void recv(std::span<const unshard::region> to, int peer) { receives_.push_back({to[0], peer}); }
-    void copy_before(std::span<const unshard::const_region> from, std::span<const unshard::region> to) {
-      before_.push_back({{from.begin(), from.end()}, {to.begin(), to.end()}});
-    }
-    void copy_after(std::span<const unshard::const_region> from, std::span<const unshard::region> to) {
-      after_.push_back({{from.begin(), from.end()}, {to.begin(), to.end()}});
-    }
-
-   private:
-    friend class socket_communicator;
-    struct copy {
-      std::vector<unshard::const_region> from;
-      std::vector<unshard::region> to;
-    };
-    std::vector<std::pair<unshard::const_region, int>> sends_;
-    std::vector<std::pair<unshard::region, int>> receives_;
-    std::vector<copy> before_;
-    std::vector<copy> after_;
-  };
+  using batch = unshard::recorded_batch;
 
   class completion {
    public:
     bool ready() const { return *pending_ == 0; }
     void wait(int timeout_ms) {
       comm_->progress(*pending_, timeout_ms, "wait");
-      for (const auto& c : after_) unshard::copy_regions(c.from, c.to);
+      batch_.run_after();
     }
 
    private:
     friend class socket_communicator;
-    completion(socket_communicator* comm, std::shared_ptr<int> pending, std::vector<batch::copy> after)
-        : comm_(comm), pending_(std::move(pending)), after_(std::move(after)) {}
+    completion(socket_communicator* comm, std::shared_ptr<int> pending, batch b)
+        : comm_(comm), pending_(std::move(pending)), batch_(std::move(b)) {}
     socket_communicator* comm_;
     std::shared_ptr<int> pending_;
-    std::vector<batch::copy> after_;
+    batch batch_;
   };
 
   int rank() const { return rank_; }
@@ -113,12 +87,12 @@ class socket_communicator {
   /// Queues the messages; bytes move whenever this rank waits for something.
   completion launch(batch b) {
     check();
-    for (const auto& c : b.before_) unshard::copy_regions(c.from, c.to);
+    b.run_before();
     auto pending = std::make_shared<int>(0);
-    for (const auto& [from, peer] : b.sends_)
-      enqueue(at(data_, peer).out, const_cast<std::byte*>(from.base), unshard::bytes_of(from), pending);
-    for (const auto& [to, peer] : b.receives_) enqueue(at(data_, peer).in, to.base, unshard::bytes_of(to), pending);
-    return {this, std::move(pending), std::move(b.after_)};
+    for (const auto& s : b.sends())
+      enqueue(at(data_, s.peer).out, const_cast<std::byte*>(s.bytes().data()), s.bytes().size(), pending);
+    for (const auto& r : b.receives()) enqueue(at(data_, r.peer).in, r.bytes().data(), r.bytes().size(), pending);
+    return {this, std::move(pending), std::move(b)};
   }
 
   void exchange(std::span<const std::byte> mine, std::span<std::byte> all, int timeout_ms) {

@@ -100,8 +100,10 @@ using completion_of = decltype(std::declval<C&>().launch(std::declval<C&>().open
 ///                        size() * mine.size() long. Blocks until every rank has come, or throws peer_timeout
 ///   c.abort(reason)      noexcept: ends everything; returns when no memory of the caller's is touched any more; peers
 ///                        that wait get an error with the reason. Every later call throws
-/// Optional: `c.capabilities()`; on the batch `all_gather(send, recv, bytes)` (rank r's bytes go to recv + r * bytes)
-/// and `broadcast(buffer, bytes, root)`.
+/// Optional: `c.capabilities()`; `c.abandoned()`, whether after an abort it may still touch the caller's memory; on the
+/// batch `all_gather(send, recv, bytes)` (rank r's bytes go to recv + r * bytes), `gather(send, recv, bytes, root)`,
+/// `scatter(send, recv, bytes, root)` and `broadcast(buffer, bytes, root)`. recorded_batch is a batch for an engine of
+/// one's own.
 /// Not checkable here: all ranks call launch and exchange equally often, in one order; one thread at a time.
 template <class C>
 concept communicator = requires(C& c, const C& k, std::span<const std::byte> mine, std::span<std::byte> all,

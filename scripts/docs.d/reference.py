@@ -29,7 +29,7 @@ def public_headers():
     """The public headers, in the order in which one reads them: a file in a room that has a header is a part of it."""
     first = ['version', 'error', 'index_space', 'shards', 'layout', 'parameter', 'communicator', 'memory', 'observe', 'options', 'plan',
              'schedule', 'agreement', 'gather', 'unshard']
-    parts = re.compile(r'(base|comm/common|testing/(mock_world|check_.*))(/|$)')
+    parts = re.compile(r'(base|testing/(mock_world|check_.*))(/|$)')
     names = [h.relative_to(LIB) for h in LIB.rglob('*.hpp')]
     alone = lambda h: h.parent.name == '' or h.parent.with_suffix('.hpp') not in names
     headers = [h for h in names if alone(h) and not parts.match(str(h.with_suffix('')))]
