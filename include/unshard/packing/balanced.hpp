@@ -7,6 +7,7 @@
 #include <unshard/base/later.hpp>
 #include <unshard/base/sort.hpp>
 #include <unshard/packing/level_filler.hpp>
+#include <unshard/packing/owner_lists.hpp>
 #include <unshard/packing/packed_chunks.hpp>
 #include <unshard/packing/packer.hpp>
 #include <unshard/packing/spread.hpp>
@@ -28,13 +29,14 @@ class idlest_rank {
     const std::size_t rank = e.rank;
     e.load += w.cost;
     e.bytes += w.bytes;
+    // It mostly belongs near the bottom: the hole goes all the way down, and it up from there.
     std::size_t at = 0;
     for (std::size_t child = 1; child < heap_.size(); child = 2 * at + 1) {
-      if (child + 1 < heap_.size() && heap_[child + 1] < heap_[child]) ++child;
-      if (!(heap_[child] < e)) break;
+      if (child + 1 < heap_.size()) child += heap_[child + 1] < heap_[child] ? 1 : 0;
       heap_[at] = heap_[child];
       at = child;
     }
+    for (; at > 0 && e < heap_[(at - 1) / 2]; at = (at - 1) / 2) heap_[at] = heap_[(at - 1) / 2];
     heap_[at] = e;
     return rank;
   }
@@ -88,28 +90,31 @@ balanced_chunks<Deferred> balance(const packer<Deferred>& packed, std::size_t pa
   balanced_chunks<Deferred> out(ranks);
   out.owners.resize(parameters);
   idlest_rank<Deferred> idlest(ranks);
-  std::vector<later<level_filler, Deferred>> lists(ranks, level_filler(alignment, capacity, most_chunks / ranks));
-  std::vector<later<std::size_t, Deferred>> whole_in(units.size());
-  std::vector<part> cuts;
-  std::size_t rounds = 0;
-  for (const weighed& w : order) {
-    const unit& u = units[w.unit];
-    const std::size_t owner = idlest.give({w.cost, w.bytes});
-    for (std::size_t p = u.begin; p < u.end; ++p) out.owners[p] = static_cast<std::uint32_t>(owner);
-    lists[owner].add(u, [&](std::size_t chunk, index_t first, index_t count) {
-      const std::size_t number = chunk * ranks + owner;
-      if (count < 0)
-        whole_in[w.unit] = number;
-      else
-        cuts.push_back({w.unit, number, first, count});
-      out.costs.add(number, u, {w.cost, w.bytes}, first, count);
-    });
-    rounds = rounds < lists[owner].chunks() ? lists[owner].chunks() : rounds;
+  std::vector<later<std::size_t, Deferred>> given(units.size());
+  std::vector<later<std::uint32_t, Deferred>> to(units.size());
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const unit& u = units[given[i] = order[i].unit];
+    to[i] = static_cast<std::uint32_t>(idlest.give({order[i].cost, order[i].bytes}));
+    for (std::size_t p = u.begin; p < u.end; ++p) out.owners[p] = to[i];
   }
   for (const tied_pair& t : ties) out.owners[t.first] = out.owners[t.second];
-  out.count = rounds * ranks;
-  if (out.count > most_chunks) return out;
 
+  const owner_lists<Deferred> lists(packed, given, to, ranks);
+  const std::size_t rounds = lists.rounds(alignment, capacity);
+  out.count = rounds * ranks;
+  if (rounds > most_chunks / ranks) return out;
+
+  std::vector<later<std::size_t, Deferred>> whole_in(units.size());
+  std::vector<part> cuts;
+  lists.pack(rounds, alignment, capacity,
+             [&](std::size_t owner, std::size_t i, std::size_t round, index_t first, index_t count) {
+               const std::size_t chunk = round * ranks + owner;
+               if (count < 0)
+                 whole_in[i] = chunk;
+               else
+                 cuts.push_back({i, chunk, first, count});
+               out.costs.add(chunk, units[i], packed.weights()[i], first, count);
+             });
   detail::sort(cuts, [](const part& a, const part& b) { return a.unit < b.unit; });
   std::vector<later<packed_item, Deferred>> items;
   std::vector<later<std::size_t, Deferred>> chunk_of;

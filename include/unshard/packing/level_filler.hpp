@@ -64,7 +64,7 @@ class level_filler {
       const std::size_t room = (level_ - used_) / u.element_size;
       if (room == 0) {
         next_chunk();
-      } else if (used_ == 0 && chunks_ + left / most > listed_) {
+      } else if (used_ == 0 && chunks_ + (left - 1) / most > listed_) {
         count_full(left, most, u.element_size);
         return;
       } else {
