@@ -269,3 +269,67 @@ TEST_CASE("make_plan: sizes next to the largest number are cut, not overflown, a
     check_plan(list, one, o);
   }
 }
+
+TEST_CASE("make_plan: any budget has a lower bound, the largest one as well") {
+  const std::vector<item> list{{1000}, {10}};
+  for (const packing p : {packing::in_order, packing::best_fit}) {
+    const plan_summary s =
+        make_plan(list, {.budget = std::numeric_limits<std::size_t>::max(), .packing = p, .in_flight = 3}).summary();
+    CHECK(s.lower_bound == 1);
+    CHECK(s.chunks == 1);
+    CHECK(s.largest == 4096 + 40);
+    CHECK(s.peak == 4224);
+    CHECK(s.utilisation >= 0);
+  }
+}
+
+TEST_CASE("make_plan: a budget in the wrong unit is refused with the number of chunks, not listed") {
+  const std::vector<item> list{{.n = index_t{500} << 30, .size = 1}};
+  for (const residency on : {root(0), spread}) {
+    for (const packing p : {packing::in_order, packing::best_fit, packing::balanced}) {
+      if ((p == packing::best_fit && on.spreads()) || (p == packing::balanced && !on.spreads())) continue;
+      try {
+        static_cast<void>(make_plan(list, {.budget = 512, .packing = p, .cut = cut::oversized, .on = on}));
+        FAIL("no error");
+      } catch (const bad_options& e) {
+        const std::string said = e.what();
+        // balanced: two ranks, one of which has nothing in any round
+        const char* count = p == packing::balanced ? "there are 2097152000 chunks" : "there are 1048576000 chunks";
+        CHECK_MESSAGE(said.find(count) != std::string::npos, said);
+        CHECK(said.find("budget of 512 bytes") != std::string::npos);
+      }
+    }
+  }
+  // As many as a plan may have are listed.
+  const std::vector<item> most{{.n = 1 << 24, .size = 1}};
+  CHECK(make_plan(most, {.budget = 1, .cut = cut::oversized, .alignment = 1}).chunks() == std::size_t{1} << 24);
+  const std::vector<item> more{{.n = (1 << 24) + 1, .size = 1}};
+  CHECK_THROWS_AS(make_plan(more, {.budget = 1, .cut = cut::oversized, .alignment = 1}), bad_options);
+}
+
+TEST_CASE("make_plan: cutting is advised where it works, with the budget that it needs") {
+  const auto advice = [](const std::vector<item>& list, options o) {
+    try {
+      static_cast<void>(make_plan(list, o));
+    } catch (const budget_too_small& e) {
+      const std::string said = e.what();
+      const std::size_t line = said.find("Set .budget");
+      o.budget = e.least;
+      static_cast<void>(make_plan(list, o));
+      return said.substr(line);
+    }
+    return std::string("planned");
+  };
+  const options small{.budget = 512};
+  CHECK(advice({{1000}}, small) == "Set .budget to at least 4096, or .cut = unshard::cut::oversized.");
+  CHECK(advice({{1000, 4, 0, 0, true}}, small) == "Set .budget to at least 4096.");  // indivisible
+  CHECK(advice({{1000, 4, 3}}, small) == "Set .budget to at least 4096.");           // a group of one
+  CHECK(advice({{1, 4000}}, small) == "Set .budget to at least 4096.");              // one element
+  CHECK(advice({{1}}, {.budget = 100}) == "Set .budget to at least 128.");           // below the alignment
+  CHECK(advice({{1000}}, {.budget = 100}) ==
+        "Set .budget to at least 4096, or to at least 128 with .cut = unshard::cut::oversized.");
+  // Another one can't be cut: the smaller budget is the one for both.
+  CHECK(advice({{1000}, {500, 4, 0, 0, true}}, small) ==
+        "Set .budget to at least 4096, or to at least 2048 with .cut = unshard::cut::oversized.");
+  CHECK(advice({{1000, 4, 0, 0, true}}, {.budget = 512, .cut = cut::oversized}) == "Set .budget to at least 4096.");
+}

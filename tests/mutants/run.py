@@ -72,6 +72,16 @@ MUTANTS = [
 }''', '#endif\n}')]),
     ('wait_returns_early', 'conformance', [('comm/threads.hpp', 'void wait(int timeout_ms) { engine_->wait(rank_, *job_, timeout_ms); }', 'void wait(int) {}')]),
     ('abort_tells_nobody', 'conformance', [('comm/threads.hpp', 'void abort(std::string_view reason) noexcept { engine_->abort(rank_, reason); }', 'void abort(std::string_view) noexcept {}')]),
+    ('owner_by_rank_not_by_load', 'plan_spread', [('packing/balanced.hpp', 'if (a.load != b.load) return a.load < b.load;', '')]),
+    ('owner_ties_not_by_bytes', 'plan_spread', [('packing/balanced.hpp', 'a.bytes != b.bytes ? a.bytes < b.bytes : a.rank < b.rank', 'a.rank < b.rank')]),
+    ('owners_in_the_callers_order', 'plan_spread', [('packing/balanced.hpp', 'a.cost != b.cost ? a.cost > b.cost : a.bytes > b.bytes', 'false')]),
+    ('owners_of_equal_cost_not_by_bytes', 'plan_spread', [('packing/balanced.hpp', 'a.cost != b.cost ? a.cost > b.cost : a.bytes > b.bytes', 'a.cost > b.cost')]),
+    ('group_costs_its_first', 'plan_spread', [('packing/packer.hpp', '      weight_.cost += p.cost;\n', '')]),
+    ('tied_one_has_no_owner', 'plan_spread', [('packing/balanced.hpp', 'for (const tied_pair& t : ties) out.owners[t.first] = out.owners[t.second];', '')]),
+    ('rounds_to_the_brim', 'plan_spread', [('packing/owner_lists.hpp', 'const std::uint64_t level = best_level(hands, most_looks / rounds);', 'const std::uint64_t level = (std::numeric_limits<std::uint64_t>::max)();')]),
+    ('rounds_left_forgotten', 'plan_spread', [('packing/owner_lists.hpp', 'needs[h.least] > left', 'needs[h.least] > left + 1')]),
+    ('chunks_in_order_to_the_brim', 'plan_spread', [('packing/spread.hpp', 'level_of(packed, ranks, alignment, capacity)', 'capacity')]),
+    ('one_staging_for_both_ways', 'plan_spread', [('plan/refusals.hpp', 'o.on.spreads() ? 2 : 1', '1')]),
 ]
 
 

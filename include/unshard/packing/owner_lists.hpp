@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // packing/owner_lists.hpp: the units of each owner, and rounds in which all owners do about as much.
 
 #include <cstddef>

@@ -46,6 +46,13 @@ class packer {
         keeps_(keeps),
         filler_(alignment, capacity) {}
 
+  /// So many parameters come, at most: those that are kept need room.
+  void expect(std::size_t parameters) {
+    if (!keeps_) return;
+    units_.reserve(parameters);
+    weights_.reserve(parameters);
+  }
+
   void add(const sized_parameter& p, std::uint64_t group, bool indivisible) {
     const std::size_t aligned = align_up(p.bytes, alignment_);
     aligned_bytes_ = sum(aligned_bytes_, aligned);
