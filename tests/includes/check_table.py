@@ -53,7 +53,6 @@ FOREIGN = {
     r'nccl\.h': {'comm/nccl'},
     r'(thrust|cub)/.*': {'cuda'},
     r'cuda_runtime(_api)?\.h': {'comm/nccl', 'cuda'},
-    r'sanitizer/asan_interface\.h': {'gather'},
 }
 
 

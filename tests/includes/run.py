@@ -88,6 +88,18 @@ ENGINES_HEADERS = sorted({name for header in HEADERS if not LACKING[header] and 
                           for name in foreign(header)})
 
 
+def one_unit_sanitised():
+    """sanitised.cpp twice, one part under the address sanitizer, the other not and first in the program."""
+    parts = [out / 'sanitised_2.o', out / 'sanitised_1.o']
+    for part, flags in ((2, ()), (1, ('-fsanitize=address',))):
+        built = run('g++', '-std=c++20', *WARNINGS, *flags, f'-DPART={part}', f'-I{include}', '-c', here / 'sanitised.cpp', '-o',
+                    out / f'sanitised_{part}.o')
+        if built.returncode:
+            return built
+    linked = run('g++', *parts, '-fsanitize=address', '-o', out / 'sanitised', '-pthread')
+    return linked if linked.returncode else run(out / 'sanitised')
+
+
 def cases():
     for header in HEADERS:
         name = LACKING[header]
@@ -101,6 +113,7 @@ def cases():
     for compiler in ('g++', 'clang++'):
         yield f'two units, {compiler}', two_units, (compiler, [compiler], *WARNINGS)
         yield f'two units, {compiler}, no RTTI, hidden', two_units, (f'{compiler}_strict', [compiler], *strict)
+    yield 'two units, one of them under the address sanitizer, g++', one_unit_sanitised, ()
     if NVCC:
         yield 'two units, nvcc', two_units, ('nvcc', [NVCC, '-x', 'cu'], '-Werror', 'all-warnings')
     else:

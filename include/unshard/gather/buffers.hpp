@@ -2,7 +2,7 @@
 #pragma once  // gather/buffers.hpp: the memory of one range: a slot for each chunk in flight, obtained once.
 
 #include <cstddef>
-#include <unshard/gather/verify.hpp>
+#include <unshard/base/sanitizers.hpp>
 #include <unshard/memory.hpp>
 #include <utility>
 

@@ -1,21 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#pragma once  // gather/verify.hpp: what .verify does with chunk memory, and the address sanitizer's view of it.
+#pragma once  // gather/verify.hpp: what .verify does with chunk memory.
 
 #include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-
-#if defined(__SANITIZE_ADDRESS__)
-#define UNSHARD_DETAIL_ASAN
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define UNSHARD_DETAIL_ASAN
-#endif
-#endif
-#if defined(UNSHARD_DETAIL_ASAN)
-#include <sanitizer/asan_interface.h>
-#endif
 
 namespace unshard {
 inline namespace v0 {
@@ -75,20 +64,6 @@ inline std::uint64_t checksum(std::uint64_t seed, const std::byte* p, std::size_
   return seed;
 }
 
-/// Says to the address sanitizer, where there is one, that nobody may touch these bytes, or that they are in use again.
-inline void poison([[maybe_unused]] const void* p, [[maybe_unused]] std::size_t bytes) {
-#if defined(UNSHARD_DETAIL_ASAN)
-  __asan_poison_memory_region(p, bytes);
-#endif
-}
-inline void unpoison([[maybe_unused]] const void* p, [[maybe_unused]] std::size_t bytes) {
-#if defined(UNSHARD_DETAIL_ASAN)
-  __asan_unpoison_memory_region(p, bytes);
-#endif
-}
-
 }  // namespace detail
 }  // namespace v0
 }  // namespace unshard
-
-#undef UNSHARD_DETAIL_ASAN

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <unshard/base/sort.hpp>
 #include <unshard/base/stream_copy.hpp>
 #include <unshard/comm/threads/kept_regions.hpp>
 #include <unshard/communicator.hpp>
@@ -117,8 +118,7 @@ class threads_work {
       return reinterpret_cast<std::uintptr_t>(s.from.runs.front().base);
     };
     std::erase_if(list, [](const threads_segment& s) { return s.bytes == 0; });
-    std::stable_sort(list.begin(), list.end(),
-                     [&](const threads_segment& a, const threads_segment& b) { return start(a) < start(b); });
+    detail::sort(list, [&](const threads_segment& a, const threads_segment& b) { return start(a) < start(b); });
     for (auto first = list.begin(); first != list.end();) {
       const auto last = std::find_if(first, list.end(), [&](const threads_segment& s) {
         return start(s) != start(*first) || s.bytes != first->bytes;

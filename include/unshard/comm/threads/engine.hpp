@@ -15,6 +15,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <unshard/base/sanitizers.hpp>
 #include <unshard/comm/threads/batch.hpp>
 #include <unshard/comm/threads/failure.hpp>
 #include <utility>
@@ -23,19 +24,6 @@
 namespace unshard {
 inline namespace v0 {
 namespace detail {
-
-/// g++ 12's thread sanitizer doesn't know the call behind a wait on the steady clock.
-#if defined(__SANITIZE_THREAD__)
-inline constexpr bool under_thread_sanitizer = true;
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-inline constexpr bool under_thread_sanitizer = true;
-#else
-inline constexpr bool under_thread_sanitizer = false;
-#endif
-#else
-inline constexpr bool under_thread_sanitizer = false;
-#endif
 
 /// The n-th launch of every rank.
 struct threads_job {
@@ -329,7 +317,7 @@ class threads_engine {
     self.asleep = true;
     if (end == nullptr) {
       self.waker.wait(l);
-    } else if constexpr (under_thread_sanitizer) {
+    } else if (under_thread_sanitizer()) {  // that of g++ 12 doesn't know the call behind a wait on the steady clock
       self.waker.wait_until(l, std::chrono::system_clock::now() + (*end - clock::now()));
     } else {
       self.waker.wait_until(l, *end);
