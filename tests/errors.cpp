@@ -284,6 +284,8 @@ TEST_CASE("size_overflow: a product over 2^63 - 1 is an error, never a wrapped n
   CHECK_THROWS_AS(flat_shard({index_t{1} << 40, index_t{1} << 40}, 2), size_overflow);
   CHECK_THROWS_AS(dim_shard({index_t{1} << 40, index_t{1} << 40}, 0, 2), size_overflow);
   CHECK_THROWS_AS(replicated({index_t{1} << 62, 2}, 2), size_overflow);
+  // What std::size_t can't hold, on processors of 32 bits: tests/portable/sizes.cpp.
+  CHECK(detail::to_size(index_t{1} << 31) == std::size_t{1} << 31);
   CHECK(extents{index_t{1} << 40, index_t{1} << 40, 0}.elements() == 0);
   views v{{"a", flat_shard({index_t{1} << 61}, 2), 8, {}}};
   CHECK_THROWS_AS(make_plan(v, {.budget = 1}), size_overflow);

@@ -21,11 +21,13 @@ inline namespace v0 {
 template <communicator C>
 std::size_t agreed_budget(C& comm, std::size_t bytes, int timeout_ms = 600'000) {
   const std::uint64_t mine = bytes;
+  std::size_t least = bytes;
   std::vector<detail::later<std::uint64_t, C>> all(static_cast<std::size_t>(comm.size()));
   comm.exchange(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)), timeout_ms);
-  std::uint64_t least = mine;
-  for (const std::uint64_t theirs : all) least = (std::min)(least, theirs);
-  return static_cast<std::size_t>(least);
+  for (const std::uint64_t theirs : all) {
+    if (theirs < least) least = detail::to_size(static_cast<std::int64_t>(theirs));  // it fits: it is less than ours
+  }
+  return least;
 }
 
 namespace detail {
@@ -58,7 +60,7 @@ struct verdict {
 };
 
 inline std::uint64_t digest_of_text(std::uint64_t seed, std::string_view text) {
-  std::uint64_t d = mix(seed, static_cast<std::uint64_t>(text.size()));
+  std::uint64_t d = mix(seed, std::uint64_t{text.size()});
   while (!text.empty()) {
     std::uint64_t part = 0;
     const std::size_t n = std::min<std::size_t>(8, text.size());

@@ -250,7 +250,7 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
           detail::concat("make_plan: parameter ", called(), " has elements of 0 bytes; at least 1 is needed."));
     if (index == 0) plan.ranks_ = static_cast<int>(layout.ranks());
     if (spreads) detail::check_ranks(plan.ranks_, static_cast<int>(layout.ranks()), called);
-    const auto size = static_cast<std::size_t>(detail::checked_mul(elements, static_cast<index_t>(element_size)));
+    const auto size = detail::to_size(detail::checked_mul(elements, static_cast<index_t>(element_size)));
     plan.digest_ = detail::mix(detail::mix(plan.digest_, detail::digest_of(known(layout))),
                                static_cast<std::uint64_t>(element_size));
     const auto [first, first_size] = identities.first_of(detail::identity_of<handle>(h), index, size);
@@ -261,7 +261,7 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
       plan.ties_.push_back({index, first});
       plan.digest_ = detail::mix(plan.digest_, static_cast<std::uint64_t>(first));
     } else {
-      bytes = static_cast<std::size_t>(detail::checked_add(static_cast<index_t>(bytes), static_cast<index_t>(size)));
+      bytes = detail::to_size(detail::checked_add(static_cast<index_t>(bytes), static_cast<index_t>(size)));
       const std::uint64_t cost = detail::cost_of<handle>(h, size);
       plan.cost_ = detail::sum_of_costs(plan.cost_, cost, called);
       packer.add({index, elements, element_size, size, cost}, detail::group_of<handle>(h),

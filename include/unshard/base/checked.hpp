@@ -37,6 +37,17 @@ constexpr std::int64_t checked_add(std::int64_t a, std::int64_t b) {
   return a + b;
 }
 
+/// A count of bytes or elements, >= 0, as std::size_t; size_overflow where that is shorter than 64 bits and too short.
+constexpr std::size_t to_size(std::int64_t count) {
+  if constexpr (sizeof(std::size_t) < sizeof count) {
+    constexpr auto most = static_cast<std::int64_t>((std::numeric_limits<std::size_t>::max)());
+    if (count > most)
+      throw size_overflow(concat("unshard: a size of ", count, " exceeds ", most,
+                                 ", the most that std::size_t holds on this target; check the shape"));
+  }
+  return static_cast<std::size_t>(count);
+}
+
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return a / b + (a % b != 0); }
 
 /// `bytes` rounded up to `alignment`, a power of two; over 2^63 - 1 is size_overflow.

@@ -67,7 +67,7 @@ class listed_parameters {
         throw bad_layout(concat("unshard: parameter ", called(i, name_of<handle>(h)), " has a layout for ",
                                 static_cast<int>(layout.ranks()), " ranks; the communicator has ", ranks_,
                                 ". Give it a layout for these ranks; on_ranks places one on some of them. ", here()));
-      const auto needed = static_cast<std::size_t>(
+      const auto needed = to_size(
           checked_mul(reach_of(known(layout), rank_), static_cast<index_t>(traits_of<handle>::element_size(h))));
       const auto shard = std::span<byte>(traits_of<handle>::shard(h));
       if (shard.size() < needed)
@@ -151,8 +151,7 @@ class listed_parameters {
   std::uint64_t parameter_digest(handle& h, const L& layout, std::size_t tied_to) {
     std::uint64_t d = mix(digest_of_text(0xda7a, name_of<handle>(h)), digest_of(known(layout)));
     if constexpr (has_cost<handle>) d = mix(d, cost_of<handle>(h, 0));
-    d = mix(mix(d, static_cast<std::uint64_t>(traits_of<handle>::element_size(h))),
-            static_cast<std::uint64_t>(tied_to));
+    d = mix(mix(d, static_cast<std::uint64_t>(traits_of<handle>::element_size(h))), std::uint64_t{tied_to});
     return mix(mix(d, group_of<handle>(h)), static_cast<std::uint64_t>(indivisible_of<handle>(h)));
   }
 

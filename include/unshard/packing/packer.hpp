@@ -98,7 +98,7 @@ class packer {
 
  private:
   static std::size_t sum(std::size_t a, std::size_t b) {
-    return static_cast<std::size_t>(checked_add(static_cast<index_t>(a), static_cast<index_t>(b)));
+    return to_size(checked_add(static_cast<index_t>(a), static_cast<index_t>(b)));
   }
 
   void end_group() {

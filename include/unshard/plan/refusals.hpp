@@ -76,8 +76,8 @@ void check_capacity(const Packer& packer, const options& o, const capabilities& 
   const std::size_t copies = copies_of_a_chunk(o, c);
   if (packer.largest_unit() > capacity) {
     const auto budget_for = [&](std::size_t unit) {
-      return static_cast<std::size_t>(checked_add(checked_mul(static_cast<index_t>(unit), static_cast<index_t>(copies)),
-                                                  static_cast<index_t>(c.staging)));
+      return to_size(checked_add(checked_mul(static_cast<index_t>(unit), static_cast<index_t>(copies)),
+                                 static_cast<index_t>(c.staging)));
     };
     const std::size_t worst = packer.largest_at();
     const std::size_t least = budget_for(packer.largest_unit());

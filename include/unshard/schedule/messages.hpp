@@ -95,7 +95,10 @@ class messages {
   const plain_vector<std::uint32_t>& copies() const { return copies_; }
   const plain_vector<message>& list() const { return list_; }
   std::span<const std::uint32_t> runs_of(const message& m) const { return {order_.data() + m.first, m.count}; }
-  std::span<const strided_block> blocks_of(const run_end& e) const { return {blocks_.data() + e.at, e.blocks}; }
+  std::span<const strided_block> blocks_of(const run_end& e) const {
+    if (e.blocks == 0) return {};  // then `at` is an offset of bytes, no place in the list
+    return {blocks_.data() + e.at, e.blocks};
+  }
   const capabilities& engine() const { return engine_; }
 
  private:

@@ -43,7 +43,7 @@ class check_context {
   static bytes pattern(std::size_t size, int seed) {
     bytes b(size);
     for (std::size_t i = 0; i < size; ++i)
-      b[i] = static_cast<std::byte>(mix(mix(0x7e57, seed), static_cast<std::uint64_t>(i)) >> 11);
+      b[i] = static_cast<std::byte>(mix(mix(0x7e57, seed), std::uint64_t{i}) >> 11);
     return b;
   }
   /// In turns, so that an engine that does not wait for the last one shows.

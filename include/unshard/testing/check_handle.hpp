@@ -197,7 +197,7 @@ requires parameter_handle<std::remove_reference_t<P>> std::vector<finding> check
     for (int r = 0; r < layout.ranks(); ++r) {
       if (rank < 0 || r == rank) least = (std::min)(least, detail::held_of(layout, r, 0, all));
     }
-    const auto needed = static_cast<std::size_t>(detail::checked_mul(least, static_cast<index_t>(element)));
+    const auto needed = detail::to_size(detail::checked_mul(least, static_cast<index_t>(element)));
     if (bytes.size() < needed)
       out.push_back({"handle: the shard holds its boxes",
                      detail::concat(bytes.size(), " bytes; the layout gives ", rank < 0 ? "every" : "this", " rank ",

@@ -8,6 +8,7 @@
 #include <limits>
 #include <mutex>
 #include <string>
+#include <unshard/base/checked.hpp>
 #include <unshard/error.hpp>
 #include <utility>
 #include <vector>
@@ -72,15 +73,15 @@ struct mock_fault {
 
 /// The same fault for the same seed: any kind that breaks something, on one of `ranks`, at one of `operations`.
 inline mock_fault random_fault(std::uint64_t seed, int ranks, std::size_t operations) {
-  const auto draw = [&](std::uint64_t below) {
+  const auto draw = [&](std::size_t below) {
     std::uint64_t z = (seed += 0x9e3779b97f4a7c15ULL);
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
-    return below == 0 ? 0 : (z ^ (z >> 31)) % below;
+    return below == 0 ? 0 : detail::to_size(static_cast<std::int64_t>((z ^ (z >> 31)) % below));
   };
   mock_fault f;
   f.kind = static_cast<fault_kind>(draw(7));
-  f.rank = static_cast<int>(draw(static_cast<std::uint64_t>(ranks)));
+  f.rank = static_cast<int>(draw(static_cast<std::size_t>(ranks)));
   f.operation = draw(operations);
   f.delay_ms = 1 << draw(21);
   f.byte = draw(256);
