@@ -69,6 +69,7 @@ void body(scenario& s, int rank, const Chunk& chunk, bool recorder) {
         bytes[i] =
             changed(piece.index(), piece.first() + static_cast<oracle::index>(i / t.element_size), i % t.element_size);
     }
+    const std::lock_guard lock(s.mutex);
     if (recorder) s.seen.push_back({chunk.number(), piece.index(), piece.first(), piece.elements()});
   }
 }
@@ -76,7 +77,7 @@ void body(scenario& s, int rank, const Chunk& chunk, bool recorder) {
 template <class C, class A>
 void run(scenario& s, C& comm, A access) {
   auto handles = oracle::handles_of(s.model, comm.rank(), &s.written[static_cast<std::size_t>(comm.rank())]);
-  const bool recorder = s.o.on.all() ? comm.rank() == 0 : s.o.on.holds(comm.rank());
+  const bool recorder = s.o.on.all() ? comm.rank() == 0 : s.o.on.holds(comm.rank());  // with spread, all
   unshard::counted_memory<> memory;
   const auto go_through = [&](auto&& range) {
     for (auto& chunk : range) {
@@ -88,7 +89,7 @@ void run(scenario& s, C& comm, A access) {
     const auto plan = unshard::make_plan(handles, s.o, unshard::capabilities_of(comm));
     if (s.replay)
       go_through(unshard::chunks(plan, handles, comm, access, static_cast<unshard::run_options>(s.o), memory));
-    for (std::size_t i = 0; s.scopes && i < plan.chunks() && i <= s.stop_at; ++i) {
+    for (std::size_t i = 0; s.scopes && i < plan.rounds() && i <= s.stop_at; ++i) {
       unshard::gather_scope scope(plan, i, handles, comm, access, static_cast<unshard::run_options>(s.o), memory);
       body(s, comm.rank(), scope.chunk(), recorder && i < s.stop_at);
       if (i < s.stop_at) scope.commit();
@@ -99,7 +100,7 @@ void run(scenario& s, C& comm, A access) {
   if (memory.peak() + s.engine.staging > s.o.budget)
     s.complain("rank " + std::to_string(comm.rank()) + " held more than the budget");
   if (memory.held() != 0) s.complain("rank " + std::to_string(comm.rank()) + " leaked");
-  if (!s.o.on.all() && !s.o.on.holds(comm.rank()) && s.engine.regions && memory.peak() != 0)
+  if (!s.o.on.holds(comm.rank()) && s.engine.regions && memory.peak() != 0)
     s.complain("a rank that holds nothing allocated");
 }
 
@@ -130,10 +131,15 @@ bool draw(scenario& s, oracle::dice& roll) {
   s.o.alignment = std::size_t{1} << roll(0, 7);
   s.o.in_flight = static_cast<int>(roll.chance(50) ? 1 : roll(2, 4));
   s.o.on = roll.chance(35) ? unshard::every_rank : unshard::root(static_cast<int>(roll(0, s.ranks - 1)));
+  if (roll.chance(35) && s.o.packing != unshard::packing::best_fit) {
+    s.o.on = unshard::spread;
+    if (s.o.cut != unshard::cut::anywhere && roll.chance(50)) s.o.packing = unshard::packing::balanced;
+  }
   s.replay = roll.chance(15);
   s.scopes = !s.replay && roll.chance(15);
   std::size_t whole = 0;
   for (const auto& t : s.model) whole += (t.value.size() + s.o.alignment) * static_cast<std::size_t>(s.o.in_flight);
+
   s.o.budget = 1;
   try {
     const auto handles = oracle::handles_of(s.model, 0);
@@ -213,7 +219,7 @@ TEST_CASE("chunks: the budget holds, values are right and nothing leaks, whateve
                    << s.ranks << ", access " << s.access << ", " << s.model.size() << " tensors, budget " << s.o.budget
                    << ", regions " << s.engine.regions << ", max_operations " << s.engine.max_operations
                    << ", max_bytes " << s.engine.max_bytes << ", mailbox " << s.mailbox << ", in_flight "
-                   << s.o.in_flight);
+                   << s.o.in_flight << ", spread " << s.o.on.spreads());
     }
   }
 }

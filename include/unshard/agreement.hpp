@@ -33,7 +33,7 @@ std::size_t agreed_budget(C& comm, std::size_t bytes, int timeout_ms = 600'000) 
 namespace detail {
 
 /// What a rank says: where it is in the protocol, how it fares there, and one number.
-enum class stage : std::uint8_t { opening = 1, search, chunk_end };
+enum class stage : std::uint8_t { opening = 1, search, shifts, prepared, chunk_end };
 enum class saying : std::uint8_t { done = 1, left, failed };
 
 struct vote_word {
@@ -140,6 +140,20 @@ class agreement {
     verdict v = count(failure);
     if (v.culprit >= 0 || first_different([](const vote_word& w) { return w.value; }) == 0) return v;
     search(settings, asked, parameters, prefix, describe);
+  }
+
+  /// Behind an opening that all agreed on: the least of the ranks' numbers.
+  std::uint64_t least(std::uint64_t mine) {
+    say(vote_word(stage::shifts, saying::done, 0, mine));
+    check_places("the end of an opening");
+    for (const vote_word& w : words_) mine = (std::min)(mine, w.value);
+    return mine;
+  }
+  /// And how it went to make what depends on that.
+  verdict prepared(bool failed, std::string_view failure) {
+    say(vote_word(stage::prepared, failed ? saying::failed : saying::done, 0, 0));
+    check_places("the end of an opening");
+    return count(failure);
   }
 
   /// The end of a chunk. Where any rank says `failed`, a second exchange tells why.

@@ -26,14 +26,16 @@ enum class event_kind {
 
 /// What an observer is given. `message` is valid during the call only.
 struct event {
-  event_kind kind;          ///< what has happened
-  int rank;                 ///< this rank
-  std::size_t chunk;        ///< number of the chunk in its plan
-  std::size_t chunks;       ///< how many the plan has
-  std::size_t chunk_bytes;  ///< bytes of values in this chunk, whole, wherever they are held
+  event_kind kind;     ///< what has happened
+  int rank;            ///< this rank
+  std::size_t chunk;   ///< number of the chunk in its plan; with spread, of the round
+  std::size_t chunks;  ///< how many the plan has; with spread, of rounds
+  std::size_t
+      chunk_bytes;  ///< bytes of values in this chunk, whole, wherever they are held; with spread, in this rank's
   std::size_t total_bytes;  ///< bytes of values in the plan
   std::size_t held_bytes;   ///< bytes of memory that this rank holds for the range
   std::string_view message;
+  std::size_t round_bytes = 0;  ///< bytes of values in all chunks of the round: those of the one chunk without spread
 };
 
 /// A view of any callable that takes a `const event&`. It owns nothing: the callable outlives the range. It is

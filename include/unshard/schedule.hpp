@@ -29,6 +29,11 @@ struct collective {
   std::size_t bytes;   // of one rank; of the whole piece for a broadcast
 };
 
+/// Which of some replicas sends to the one that holds the chunk: they take turns, by parameter.
+inline int in_turn(const rank_list& group, std::size_t parameter) {
+  return group[static_cast<int>(parameter % static_cast<std::size_t>(group.size()))];
+}
+
 /// Where every rank receives: which of so many replicas, in rank order, sends to `receiver`. Each serves an equal share
 /// of the ranks, those at its own place in their order.
 constexpr int near_replica(int replicas, int receiver, int ranks) {
@@ -291,7 +296,7 @@ class schedule {
   /// regions, for which a part is packed once for all.
   int source(const part& p, const rank_list& group, int receiver) const {
     if (on_.all() && !packs_for_all()) return group[detail::near_replica(group.size(), receiver, ranks_)];
-    return group[static_cast<int>(p.piece.parameter % static_cast<std::size_t>(group.size()))];
+    return detail::in_turn(group, p.piece.parameter);
   }
   /// A small number for the receivers of what `owner` holds, which are packed for together; else 0. Both ends number
   /// the sets as they come up.

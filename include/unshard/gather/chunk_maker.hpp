@@ -18,21 +18,28 @@ namespace unshard {
 inline namespace v0 {
 namespace detail {
 
+/// A piece and its chunk.
+struct round_piece {
+  planned_piece piece;
+  std::size_t chunk;
+};
+
 /// A block of the chunk that other ranks hold, too, and what its checksum counts.
 struct replicated_block {
   strided_block block;
   std::uint64_t weight;
 };
 
-/// What is known of a chunk between its preparation and its commit.
+/// What is known of a round between its preparation and its commit.
 template <class C, class A>
 struct prepared_chunk {
   using byte = std::conditional_t<A::writes, std::byte, const std::byte>;
 
-  std::size_t number = all_chunks;
+  std::size_t number = all_rounds;
   bool gathered = false;
   basic_chunk<byte> chunk;
-  plain_vector<planned_piece> pieces;
+  plain_vector<round_piece> pieces;  // of the whole round
+  std::size_t round_bytes = 0;
   plain_vector<std::byte*> shards;
   std::vector<batch_of<C>> gather, write_back;
   plain_vector<replicated_block> replicated;
@@ -45,10 +52,12 @@ class chunk_maker {
   chunk_maker(listed_parameters<R, A>& listed, C& comm, const slot_buffers<M>& buffers)
       : listed_(listed), comm_(comm), buffers_(buffers) {}
 
-  /// Lists, schedules and batches of chunk i: whatever may throw on this rank alone.
-  void make(prepared_chunk<C, A>& s, std::size_t i, std::size_t slot, const chunk_plan& plan, const run_options& o) {
-    const bool holds = o.on.holds(comm_.rank());
+  /// Lists, schedules and batches of round i: whatever may throw on this rank alone. `shifts`: see schedule.
+  void make(prepared_chunk<C, A>& s, std::size_t i, std::size_t slot, const chunk_plan& plan, const run_options& o,
+            std::size_t shifts) {
+    const bool spread = plan.spreads();
     const bool sums_replicas = is_host_memory<M> && o.verify && o.on.all();
+    s.round_bytes = 0;
     s.gather.clear();
     s.write_back.clear();
     s.pieces.clear();
@@ -58,31 +67,34 @@ class chunk_maker {
     s.gathered = !A::gathers;
     using fill = chunk_filler<typename prepared_chunk<C, A>::byte>;
     fill::start(s.chunk, i);
-    schedule& in = empty_schedule(in_, movement::gather, o.on);
-    schedule& out = empty_schedule(out_, movement::write_back, o.on);
-    plan.for_each_piece(
-        i, [&](std::size_t p) { return listed_.size_at(p); },
-        [&](const planned_piece& p) {
+    schedule& in = empty_schedule(in_, movement::gather, o.on, shifts);
+    schedule& out = empty_schedule(out_, movement::write_back, o.on, shifts);
+    for_each_in_round(
+        plan, i, [&](std::size_t p) { return listed_.size_at(p); },
+        [&](const planned_piece& p, std::size_t chunk, int holder) {
+          const bool here = spread ? holder == comm_.rank() : o.on.holds(comm_.rank());
+          if (!spread) holder = o.on.root();
           auto&& h = listed_.handles[p.parameter];
           const auto& given = traits_of<handle>::layout(h);
           const auto& layout = listed_.known(given);
-          s.pieces.push_back(p);
+          s.pieces.push_back({p, chunk});
+          s.round_bytes += p.bytes;
           s.shards.push_back(const_cast<std::byte*>(
               std::span<typename prepared_chunk<C, A>::byte>(traits_of<handle>::shard(h)).data()));
-          fill::count(s.chunk, p);
-          if (holds)
+          if (here || !spread) fill::count(s.chunk, p);
+          if (here)
             fill::add(s.chunk, p, name_of<handle>(h), layout.shape(),
                       static_cast<std::size_t>(traits_of<handle>::element_size(h)), buffers_.chunk(slot));
-          if constexpr (A::gathers) in.add(p, layout);
+          if constexpr (A::gathers) in.add(p, layout, holder);
           if constexpr (A::writes) {
             const std::size_t before = out.runs().size();
-            out.add(p, layout);
+            out.add(p, layout, holder);
             if (sums_replicas) weigh_replicas(s, p, layout, out, before);
           }
         });
     fill::finish(s.chunk);
-    const chunk_memory where{
-        holds ? buffers_.chunk(slot) : nullptr, buffers_.staging(slot), {s.shards.data(), s.shards.size()}};
+    std::byte* const chunk = o.on.holds(comm_.rank()) ? buffers_.chunk(slot) : nullptr;
+    const chunk_memory where{chunk, buffers_.staging(slot), {s.shards.data(), s.shards.size()}};
     if constexpr (A::gathers) fill_batches(in, where, s.gather);
     if constexpr (A::writes) fill_batches(out, where, s.write_back);
   }
@@ -126,9 +138,10 @@ class chunk_maker {
     return p.bytes().empty() ? 0 : static_cast<std::size_t>(p.bytes().data() - buffer);
   }
 
-  schedule& empty_schedule(std::vector<schedule>& kept, movement way, residency on) {
+  schedule& empty_schedule(std::vector<schedule>& kept, movement way, residency on, std::size_t shifts) {
     if (kept.empty())
-      kept.emplace_back(way, comm_.rank(), comm_.size(), on, capabilities_of(comm_), collectives_of<batch_of<C>>());
+      kept.emplace_back(way, comm_.rank(), comm_.size(), on, capabilities_of(comm_), collectives_of<batch_of<C>>(),
+                        shifts);
     kept.front().clear();
     return kept.front();
   }

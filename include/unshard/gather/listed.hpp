@@ -8,6 +8,7 @@
 #include <unshard/agreement.hpp>
 #include <unshard/gather/handles.hpp>
 #include <unshard/gather/open_scopes.hpp>
+#include <unshard/gather/rounds.hpp>
 #include <unshard/plan.hpp>
 #include <utility>
 #include <vector>
@@ -16,7 +17,7 @@ namespace unshard {
 inline namespace v0 {
 namespace detail {
 
-inline constexpr std::size_t all_chunks = static_cast<std::size_t>(-1);
+inline constexpr std::size_t all_rounds = static_cast<std::size_t>(-1);
 
 /// The caller's handles as one rank has them, for access `A`.
 template <class R, class A>
@@ -51,13 +52,14 @@ class listed_parameters {
   }
 
   /// Layouts fit the communicator, shards are long enough, and nobody else has them open: else bad_layout, bad_shard,
-  /// aliased_parameters, overlapping_scope. `only` one chunk's parameters are opened, or all.
+  /// aliased_parameters, overlapping_scope. `only` one round's parameters are opened, or all.
   void check(const chunk_plan& plan, std::size_t only, bool verify) {
     std::vector<later<shard_bytes, R>> open;
-    std::vector<later<bool, R>> used(only == all_chunks ? 0 : handles.size(), false);
+    std::vector<later<bool, R>> used(only == all_rounds ? 0 : handles.size(), false);
     if (!used.empty())
-      plan.for_each_piece(
-          only, [&](std::size_t p) { return size_at(p); }, [&](const planned_piece& p) { used[p.parameter] = true; });
+      for_each_in_round(
+          plan, only, [&](std::size_t p) { return size_at(p); },
+          [&](const planned_piece& p, std::size_t, int) { used[p.parameter] = true; });
     digest_ = seed;
     auto tie = plan.ties().begin();
     for (std::size_t i = 0; i < handles.size(); ++i) {
@@ -129,6 +131,24 @@ class listed_parameters {
                    (p.bytes / static_cast<std::size_t>(p.elements));
           });
       most = (std::max)(most, own);
+    }
+    return most;
+  }
+
+  /// The most cyclic shifts that may share `staging` bytes on this rank, in any round of a spread plan.
+  std::size_t most_shifts(const chunk_plan& plan, std::size_t first, std::size_t last, std::size_t staging,
+                          bool gathers) {
+    shift_loads loads(rank_, ranks_, staging);
+    auto most = static_cast<std::size_t>(ranks_);
+    for (std::size_t round = first; round < last; ++round) {
+      loads.clear();
+      for_each_in_round(
+          plan, round, [&](std::size_t p) { return size_at(p); },
+          [&](const planned_piece& p, std::size_t, int holder) {
+            auto&& h = handles[p.parameter];
+            loads.add(p, traits_of<handle>::layout(h), holder, gathers, !std::is_const_v<byte>);
+          });
+      most = loads.fitting(most);
     }
     return most;
   }

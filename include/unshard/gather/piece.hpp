@@ -77,8 +77,9 @@ class basic_chunk {
   std::size_t size() const { return pieces_.size(); }
   bool empty() const { return pieces_.empty(); }
   const basic_piece<Byte>& operator[](std::size_t i) const { return pieces_[i]; }
-  std::size_t number() const { return number_; }  ///< in its plan
-  std::size_t bytes() const { return bytes_; }    ///< of its values, also on ranks that hold none of them
+  std::size_t number() const { return number_; }  ///< in its plan; with spread, of its round
+  /// Of its values, also on ranks that hold none of them; with spread, of those that this rank holds.
+  std::size_t bytes() const { return bytes_; }
 
  private:
   friend class detail::chunk_filler<Byte>;

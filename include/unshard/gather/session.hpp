@@ -213,30 +213,46 @@ class session {
       throw bad_options(concat("unshard: .on is ", options_.on.spreads() ? "spread" : "not spread",
                                "; the plan was made ", plan_->spreads() ? "with spread" : "without",
                                ". Make it with the same .on. ", here()));
-    if (options_.on.spreads())
-      throw bad_options(concat("unshard: .on = spread can be planned; running it is not there yet. ", here()));
-    if (!options_.on.all() && options_.on.root() >= comm_.size())
+    if (options_.on.root() >= comm_.size())
       throw bad_options(concat("unshard: .on is not the root of any rank: the communicator has ranks 0 to ",
                                comm_.size() - 1, ". ", here()));
     next_ = committed_ = options_.first_round;
-    if (only == nullptr ? next_ > plan_->chunks() : next_ >= plan_->chunks())
-      throw bad_options(concat("unshard: round ", options_.first_round, " of a plan of ", plan_->chunks(),
-                               " chunks was asked for. ", here()));
-    last_ = only == nullptr ? plan_->chunks() : next_ + 1;
+    if (only == nullptr ? next_ > plan_->rounds() : next_ >= plan_->rounds())
+      throw bad_options(concat("unshard: round ", options_.first_round, " of a plan of ", plan_->rounds(),
+                               " rounds was asked for. ", here()));
+    last_ = only == nullptr ? plan_->rounds() : next_ + 1;
     holds_ = options_.on.holds(comm_.rank());
     const auto flight = static_cast<std::size_t>(plan_->made_for().in_flight);
     slots_ = std::max<std::size_t>(1, (std::min)(flight, last_ - next_));
     states_.resize(slots_ + 1);
     queue_.reserve(slots_ + 2);  // so that nothing is allocated after a vote
     ahead_ = !A::gathers ? 0 : !A::writes || slots_ < 3 ? slots_ - 1 : slots_ - 2;
-    listed_.check(*plan_, only == nullptr ? all_chunks : next_, options_.verify);
+    listed_.check(*plan_, only == nullptr ? all_rounds : next_, options_.verify);
     obtain_memory();
     if constexpr (has_after_write) {
       tied_.assign(plan_->ties().begin(), plan_->ties().end());
       detail::sort(tied_, [](const tied_pair& a, const tied_pair& b) { return a.second < b.second; });
     }
     gathered_to_ = prepared_to_ = next_;
-    prepare_chunks(next_ + ahead_ + 1);
+    if (!has_shift_groups()) prepare_chunks(next_ + ahead_ + 1);
+  }
+
+  /// Whether what one round stages may exceed what a rank has for it: then the ranks agree on groups of shifts first.
+  bool has_shift_groups() const { return plan_->spreads() && !capabilities_of(comm_).regions; }
+
+  /// Behind the opening: the group that fits every rank, then what depends on it, which may fail on one rank alone.
+  void agree_on_shifts() {
+    transport([&] { shifts_ = static_cast<std::size_t>(words_.least(shifts_)); });
+    std::exception_ptr failure;
+    try {
+      prepare_chunks(next_ + ahead_ + 1);
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    const std::string said = failure ? text_of(failure) : std::string();
+    verdict v;
+    transport([&] { v = words_.prepared(failure != nullptr, said); });
+    refuse(v, failure);
   }
 
   void obtain_memory() {
@@ -246,7 +262,10 @@ class session {
     const std::size_t largest = align_up(plan_->summary().largest, alignment);
     if (holds_) chunk = largest;
     if (!capabilities_of(comm_).regions)
-      staging = holds_ ? largest : align_up(listed_.most_own_bytes(*plan_, next_, last_), alignment);
+      staging = plan_->spreads() ? 2 * largest
+                : holds_         ? largest
+                                 : align_up(listed_.most_own_bytes(*plan_, next_, last_), alignment);
+    if (has_shift_groups()) shifts_ = listed_.most_shifts(*plan_, next_, last_, staging, A::gathers);
     buffers_.obtain(slots_, chunk, staging, alignment);
   }
 
@@ -273,6 +292,12 @@ class session {
       if (failure) std::rethrow_exception(failure);
       throw;
     }
+    refuse(v, failure);
+    if (has_shift_groups()) agree_on_shifts();
+  }
+
+  /// Ends before any byte moves where some rank failed.
+  void refuse(const verdict& v, const std::exception_ptr& failure) {
     if (v.culprit < 0) return;
     end();
     if (failure) std::rethrow_exception(failure);
@@ -286,7 +311,7 @@ class session {
     for (; prepared_to_ < (std::min)(last_, end); ++prepared_to_) prepare_chunk(prepared_to_);
   }
 
-  void prepare_chunk(std::size_t i) { maker_.make(state(i), i, slot_of(i), *plan_, options_); }
+  void prepare_chunk(std::size_t i) { maker_.make(state(i), i, slot_of(i), *plan_, options_, shifts_); }
 
   // ---- under way
 
@@ -352,8 +377,8 @@ class session {
     buffers_.close(slot_of(chunk));
     if constexpr (has_after_write) {
       try {
-        for (const planned_piece& p : state(chunk).pieces) {
-          if (!plan_->ends_parameter(chunk, p, size_at(p.parameter).elements)) continue;
+        for (const auto& [p, number] : state(chunk).pieces) {
+          if (!plan_->ends_parameter(number, p, size_at(p.parameter).elements)) continue;
           after_write(p.parameter);
           const auto below = [&](std::size_t t) { return tied_[t].second < p.parameter; };
           for (std::size_t t = first_not(tied_.size(), below); t < tied_.size() && tied_[t].second == p.parameter; ++t)
@@ -444,11 +469,15 @@ class session {
     const plan_summary none;
     const plan_summary& s = plan_ == nullptr ? none : plan_->summary();
     std::size_t bytes = 0;
+    std::size_t round_bytes = 0;
     if (!states_.empty()) {
       const chunk_state& at = states_[chunk % states_.size()];
-      if (at.number == chunk) bytes = at.chunk.bytes();
+      if (at.number == chunk) {
+        bytes = at.chunk.bytes();
+        round_bytes = at.round_bytes;
+      }
     }
-    options_.observer({kind, comm_.rank(), chunk, s.chunks, bytes, s.bytes, buffers_.bytes(), message});
+    options_.observer({kind, comm_.rank(), chunk, s.rounds, bytes, s.bytes, buffers_.bytes(), message, round_bytes});
   }
 
   listed_parameters<R, A> listed_;
@@ -464,6 +493,7 @@ class session {
 
   bool holds_ = false;
   std::size_t slots_ = 1;
+  std::size_t shifts_ = 0;       // cyclic shifts that share staging; 0: all
   std::size_t ahead_ = 0;        // gathers launched before the chunk's own turn
   std::size_t next_ = 0;         // the chunk in hand, or the next one
   std::size_t last_ = 0;         // one past the last
