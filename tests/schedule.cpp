@@ -20,14 +20,35 @@ struct world {
   std::vector<planned_piece> pieces;
   residency on = root(0);
   capabilities engine;
+  std::vector<int> holders = {};  // with spread: of each piece, rising
+  std::size_t shifts = 0;
 
   schedule of(movement m, int rank) const {
-    schedule s(m, rank, ranks, on, engine);
-    for (const planned_piece& p : pieces) s.add(p, model[p.parameter].where.layout);
+    schedule s(m, rank, ranks, on, engine, {}, shifts);
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+      const auto& layout = model[pieces[i].parameter].where.layout;
+      holders.empty() ? s.add(pieces[i], layout) : s.add(pieces[i], layout, holders[i]);
+    }
     s.finish();
     return s;
   }
+  bool holds(int rank, std::size_t piece) const { return holders.empty() ? on.holds(rank) : holders[piece] == rank; }
 };
+
+using messages = std::map<std::pair<int, int>, std::vector<std::pair<std::size_t, std::size_t>>>;  // bytes and batch
+
+/// Both ends of every message, in one order and in the same batches; with spread at most one for each pair of ranks.
+void check_ends(const world& w, const messages& sent, const messages& received) {
+  REQUIRE(sent == received);
+  const auto n = static_cast<std::size_t>(w.ranks);
+  const std::size_t most = w.shifts == 0 ? n : w.shifts;
+  for (const auto& [pair, list] : sent) {
+    if (!w.on.spreads()) continue;
+    REQUIRE(list.size() == 1);
+    const auto shift = static_cast<std::size_t>((pair.second - pair.first + w.ranks) % w.ranks);
+    REQUIRE(list[0].second == shift / most);
+  }
+}
 
 /// Bytes of the chunk that some runs cover.
 void mark(const schedule& s, const scheduled_run& r, std::vector<int>& times) {
@@ -50,7 +71,7 @@ void mark(const schedule& s, const scheduled_run& r, std::vector<int>& times) {
 }
 
 void check_gather(const world& w) {
-  std::map<std::pair<int, int>, std::vector<std::size_t>> sent, received;  // (from, to): bytes, in order
+  messages sent, received;  // (from, to), in order
   for (int rank = 0; rank < w.ranks; ++rank) {
     const schedule s = w.of(movement::gather, rank);
     std::vector<int> times(w.pieces.empty() ? 0 : 4096, 0);
@@ -60,33 +81,32 @@ void check_gather(const world& w) {
       for (std::uint32_t r : t.runs) bytes += s.runs()[r].bytes;
       REQUIRE(bytes == t.bytes);
       REQUIRE(bytes > 0);
-      if (t.kind == transfer_kind::send) sent[{rank, t.peer}].push_back(t.bytes), ++operations;
-      if (t.kind == transfer_kind::recv) received[{t.peer, rank}].push_back(t.bytes), ++operations;
+      if (t.kind == transfer_kind::send) sent[{rank, t.peer}].push_back({t.bytes, t.batch}), ++operations;
+      if (t.kind == transfer_kind::recv) received[{t.peer, rank}].push_back({t.bytes, t.batch}), ++operations;
       if (t.kind != transfer_kind::send) {
         for (std::uint32_t r : t.runs) mark(s, s.runs()[r], times);
       }
     });
     REQUIRE(operations <= 2 * static_cast<std::size_t>(w.ranks));
-    if (w.on.holds(rank)) {
-      for (const planned_piece& p : w.pieces) {
-        for (std::size_t b = 0; b < p.bytes; ++b) --times[p.offset + b];
-      }
+    for (std::size_t i = 0; i < w.pieces.size(); ++i) {
+      if (!w.holds(rank, i)) continue;
+      for (std::size_t b = 0; b < w.pieces[i].bytes; ++b) --times[w.pieces[i].offset + b];
     }
     // Each byte of a piece once; nothing outside of the pieces, nothing where nothing is held.
     REQUIRE(std::all_of(times.begin(), times.end(), [](int n) { return n == 0; }));
   }
-  REQUIRE(sent == received);
+  check_ends(w, sent, received);
 }
 
 void check_write_back(const world& w) {
-  std::map<std::pair<int, int>, std::vector<std::size_t>> sent, received;
+  messages sent, received;
   for (int rank = 0; rank < w.ranks; ++rank) {
     const schedule s = w.of(movement::write_back, rank);
     std::vector<std::map<std::size_t, int>> times(w.pieces.size());  // by piece: bytes of the shard
     std::size_t operations = 0;
     s.for_each_transfer([&](const scheduled_transfer& t) {
-      if (t.kind == transfer_kind::send) sent[{rank, t.peer}].push_back(t.bytes), ++operations;
-      if (t.kind == transfer_kind::recv) received[{t.peer, rank}].push_back(t.bytes), ++operations;
+      if (t.kind == transfer_kind::send) sent[{rank, t.peer}].push_back({t.bytes, t.batch}), ++operations;
+      if (t.kind == transfer_kind::recv) received[{t.peer, rank}].push_back({t.bytes, t.batch}), ++operations;
       if (t.kind == transfer_kind::send) return;
       for (std::uint32_t r : t.runs) {
         const run_end& to = s.runs()[r].to;
@@ -106,7 +126,7 @@ void check_write_back(const world& w) {
       REQUIRE(times[p] == want);
     }
   }
-  REQUIRE(sent == received);
+  check_ends(w, sent, received);
 }
 
 world some_world(oracle::dice& roll) {
@@ -124,6 +144,12 @@ world some_world(oracle::dice& roll) {
     const index_t count = std::min(roll(0, n - first), most);
     w.pieces.push_back({i, first, count, at, static_cast<std::size_t>(count) * size});
     at += w.pieces.back().bytes + static_cast<std::size_t>(roll(0, 8));
+  }
+  if (roll.chance(40)) {
+    w.on = spread;
+    w.shifts = static_cast<std::size_t>(roll(0, w.ranks));
+    for (std::size_t i = 0; i < w.pieces.size(); ++i) w.holders.push_back(static_cast<int>(roll(0, w.ranks - 1)));
+    std::sort(w.holders.begin(), w.holders.end());
   }
   return w;
 }
