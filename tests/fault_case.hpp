@@ -48,12 +48,15 @@ inline constexpr int differences = 8;  // of kind::differs
 inline constexpr int deadline_ms = 1000;
 inline constexpr std::size_t guard_bytes = 8;
 
+enum class held_by { root, every_rank, spread };
+inline constexpr std::array holders = {"root", "every_rank", "spread"};
+
 enum class engine_kind { threads, mailbox };
 
 struct setting {
   int ranks = 2;
   int access = 0;  // read, read_write, overwrite
-  bool everywhere = false;
+  held_by holder = held_by::root;
   int in_flight = 1;
   engine_kind engine = engine_kind::threads;
 };
@@ -157,26 +160,42 @@ class parameter {
   std::vector<std::byte> bytes_;
 };
 
-inline constexpr std::size_t chunk_count = 3;
-inline constexpr std::array<std::size_t, 4> chunk_of = {0, 1, 2, 2};
+inline constexpr std::size_t chunk_count = 3;  // rounds
 
-/// Three chunks: flat, by columns, and one with replicas beside one that a single rank owns.
-inline std::vector<parameter> model(int ranks, int rank) {
+/// How many of each parameter there are: with spread every rank has a chunk of its own in every round.
+inline std::size_t copies_of(const setting& s) {
+  return s.holder == held_by::spread ? static_cast<std::size_t>(s.ranks) : 1;
+}
+inline std::size_t parameters_of(const setting& s) { return 4 * copies_of(s); }
+/// The round of a parameter.
+inline std::size_t chunk_of(const setting& s, std::size_t parameter) {
+  return (std::min)(parameter / copies_of(s), std::size_t{2});
+}
+
+/// Three rounds: flat, by columns, and one with replicas beside one that a single rank owns.
+inline std::vector<parameter> model(const setting& s, int rank) {
+  const int ranks = s.ranks;
   std::vector<parameter> list;
-  list.reserve(5);
-  list.emplace_back("flat", flat_shard({index_t{7}}, ranks), 4, rank, 0);
-  list.emplace_back("columns", dim_shard({3, 6}, 1, ranks), 2, rank, 1);
-  list.emplace_back("copied", replicated({index_t{4}}, ranks), 2, rank, 2);
-  list.emplace_back("owned", owned({index_t{5}}, ranks - 1, ranks), 4, rank, 3);  // over 16 bytes, for unwritten_piece
+  list.reserve(parameters_of(s) + 1);
+  const auto add = [&](const char* name, const any_layout& layout, std::size_t size) {
+    list.emplace_back(name + std::to_string(list.size()), layout, size, rank, list.size());
+  };
+  for (std::size_t i = 0; i < copies_of(s); ++i) add("flat", flat_shard({index_t{7}}, ranks), 4);
+  for (std::size_t i = 0; i < copies_of(s); ++i) add("columns", dim_shard({3, 6}, 1, ranks), 2);
+  for (std::size_t i = 0; i < copies_of(s); ++i) {
+    add("copied", replicated({index_t{4}}, ranks), 2);
+    add("owned", owned({index_t{5}}, ranks - 1, ranks), 4);  // over 16 bytes, for unwritten_piece
+  }
   return list;
 }
 
 inline options options_of(const setting& s) {
   options o;
-  o.budget = 48 * static_cast<std::size_t>(s.in_flight) * (s.engine == engine_kind::threads ? 1 : 2);
+  const std::size_t copies = s.engine == engine_kind::threads ? 1 : s.holder == held_by::spread ? 3 : 2;
+  o.budget = 48 * static_cast<std::size_t>(s.in_flight) * copies;
   o.alignment = 16;
   o.in_flight = s.in_flight;
-  o.on = s.everywhere ? every_rank : root(s.ranks - 1);
+  o.on = s.holder == held_by::root ? root(s.ranks - 1) : s.holder == held_by::every_rank ? every_rank : spread;
   o.timeout_ms = deadline_ms;
   return o;
 }
@@ -191,7 +210,7 @@ class run {
     left.resize(n);
     held.resize(n);
     allocations.resize(n);
-    for (int r = 0; r < s.ranks; ++r) models.push_back(model(s.ranks, r));
+    for (int r = 0; r < s.ranks; ++r) models.push_back(model(s, r));
     if (f != nullptr) inject(*f);
   }
 
@@ -256,12 +275,12 @@ class run {
     o.observer = comm;
     int access = setting_.access;
     if (is(kind::differs, comm.rank())) differ(handles, o, access);
-    if (is(kind::short_shard, comm.rank())) handles[2].cut = 1;
+    if (is(kind::short_shard, comm.rank())) handles[2 * copies_of(setting_)].cut = 1;
     if (is(kind::after_write, comm.rank())) handles[fault_->point].fails_after_write = true;
     if (!is(kind::never_enters, comm.rank())) first[r] = attempt(comm, handles, o, access, memory, true);
     left[r] = models[r];
     if (again_) {
-      models[r] = model(setting_.ranks, comm.rank());
+      models[r] = model(setting_, comm.rank());
       memory.fail_at(failing_memory<>::never);
       o = options_of(setting_);
       o.observer = comm;
@@ -274,7 +293,7 @@ class run {
   void differ(std::vector<parameter>& handles, options& o, int& access) const {
     switch (fault_->point) {
       case 0:
-        handles.emplace_back("more", replicated({index_t{1}}, setting_.ranks), 1, fault_->victim, 4);
+        handles.emplace_back("more", replicated({index_t{1}}, setting_.ranks), 1, fault_->victim, handles.size());
         break;
       case 1:
         std::swap(handles[0], handles[1]);
@@ -283,7 +302,7 @@ class run {
         handles[1].size_ = 1;
         break;
       case 3:
-        handles[2] = parameter("copied", owned({index_t{4}}, fault_->victim, setting_.ranks), 2, fault_->victim, 2);
+        handles[2] = parameter("other", owned({index_t{4}}, fault_->victim, setting_.ranks), 2, fault_->victim, 2);
         break;
       case 4:
         o.budget += 16 * static_cast<std::size_t>(o.in_flight);
@@ -292,7 +311,7 @@ class run {
         access = (access + 1) % 3;
         break;
       case 6:
-        o.on = setting_.everywhere ? root(0) : every_rank;
+        o.on = setting_.holder == held_by::root ? every_rank : root(0);
         break;
       default:
         handles.pop_back();
@@ -379,8 +398,8 @@ class run {
 inline std::string text_of(const setting& s, const fault& f) {
   return std::string(names[static_cast<std::size_t>(f.kind)]) + " on rank " + std::to_string(f.victim) + " at " +
          std::to_string(f.point) + "; " + std::to_string(s.ranks) + " ranks, access " + std::to_string(s.access) +
-         (s.everywhere ? ", every_rank" : ", root") + ", in_flight " + std::to_string(s.in_flight) + ", engine " +
-         std::to_string(static_cast<int>(s.engine));
+         ", " + holders[static_cast<std::size_t>(s.holder)] + ", in_flight " + std::to_string(s.in_flight) +
+         ", engine " + std::to_string(static_cast<int>(s.engine));
 }
 
 }  // namespace faults

@@ -101,8 +101,8 @@ class judge {
     for (std::size_t r = 0; r < run_.left.size(); ++r) {
       const auto& list = run_.left[r];
       if (f_.kind == kind::differs && is_victim(r)) continue;  // its parameters are others
-      for (std::size_t p = 0; p < chunk_of.size() && p < list.size(); ++p) {
-        if (chunk_of[p] == chunk) list[p].count(static_cast<int>(r), bytes);
+      for (std::size_t p = 0; p < parameters_of(s_) && p < list.size(); ++p) {
+        if (chunk_of(s_, p) == chunk) list[p].count(static_cast<int>(r), bytes);
       }
     }
     return bytes;
@@ -125,7 +125,8 @@ class judge {
       } else if (f_.kind == kind::differs) {
         check(o.said == said::mismatch, about(r));
         check(o.rank == (f_.victim == 0 ? 1 : f_.victim), about(r) + ", about the wrong rank");
-        constexpr std::size_t differs_at[differences] = {4, 0, 1, 2, nowhere, nowhere, nowhere, 3};
+        const std::size_t all = parameters_of(s_);
+        const std::size_t differs_at[differences] = {all, 0, 1, 2, nowhere, nowhere, nowhere, all - 1};
         check(o.chunk == differs_at[f_.point], about(r) + ", about the wrong parameter");
       } else if (is_victim(r)) {
         own(o, r);
@@ -158,13 +159,13 @@ class judge {
         expect_chunk(agreed_chunk, f_.point);
         break;
       case kind::after_write:
-        if (!last_after_write()) expect_chunk(agreed_chunk, chunk_of[f_.point] + 1);
+        if (!last_after_write()) expect_chunk(agreed_chunk, chunk_of(s_, f_.point) + 1);
         break;
       default:
         break;
     }
   }
-  bool last_after_write() const { return chunk_of[f_.point] + 1 == chunk_count; }
+  bool last_after_write() const { return chunk_of(s_, f_.point) + 1 == chunk_count; }
   void expect_chunk(std::size_t told, std::size_t is) {
     if (s_.ranks > 1) check(told == is, "the chunk was said to be " + std::to_string(told));
   }

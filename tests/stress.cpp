@@ -44,7 +44,7 @@ setting random_setting(std::mt19937_64& bits) {
   setting s;
   s.ranks = draw(2, 8);
   s.access = draw(0, 2);
-  s.everywhere = draw(0, 1) == 1;
+  s.holder = static_cast<held_by>(draw(0, 2));
   s.in_flight = draw(1, 4);
   s.engine = draw(0, 2) == 0 ? engine_kind::mailbox : engine_kind::threads;
   return s;
@@ -65,7 +65,7 @@ std::string one_case(std::uint64_t seed) {
 
   fault f{static_cast<kind>(draw(kinds)), static_cast<int>(draw(static_cast<std::size_t>(s.ranks))), 0};
   const auto& log = logs[static_cast<std::size_t>(f.victim)];
-  const bool holds = s.everywhere || f.victim == s.ranks - 1;
+  const bool holds = s.holder != held_by::root || f.victim == s.ranks - 1;
   const std::size_t allocations = plain.allocations[static_cast<std::size_t>(f.victim)];
   // What can't happen here is something else that can.
   if (f.kind == kind::allocation && allocations == 0) f.kind = kind::short_shard;
@@ -91,7 +91,7 @@ std::string one_case(std::uint64_t seed) {
       f.point = draw(differences);
       break;
     case kind::after_write:
-      f.point = draw(chunk_of.size());
+      f.point = draw(parameters_of(s));
       break;
     default:
       f.point = draw(log.size());
