@@ -245,6 +245,52 @@ TEST_CASE("events come in order, with bytes") {
   });
 }
 
+TEST_CASE("spread: each rank has a chunk of its own in every round, none where there is none; events tell of both") {
+  small::model m(3, {64, 64, 64, 64});  // one a chunk: rounds of three and one
+  std::vector<std::vector<std::size_t>> seen(3);
+  run_ranks(3, [&](threads_communicator& comm) {
+    const auto rank = static_cast<std::size_t>(comm.rank());
+    auto log = [&](const event& e) {
+      if (e.kind != event_kind::chunk_begun) return;
+      CHECK(e.chunks == 2);
+      CHECK(e.round_bytes == (e.chunk == 0 ? 768u : 256u));
+      CHECK(e.chunk_bytes == (e.chunk == 0 || rank == 0 ? 256u : 0u));
+    };
+    auto range = chunks(m.handles(comm.rank()), comm, read_write, {.budget = 256, .on = spread, .observer = log});
+    for (auto& chunk : range) {
+      CHECK(chunk.bytes() == (chunk.empty() ? 0u : 256u));
+      for (auto p : chunk) {
+        seen[rank].push_back(p.index());
+        for (float& f : p.as<float>()) f += 1;
+      }
+    }
+    CHECK(range.committed() == 2);
+    CHECK(range.plan().rounds() == 2);
+  });
+  CHECK(seen == std::vector<std::vector<std::size_t>>{{0, 3}, {1}, {2}});
+  for (std::size_t r = 0; r < 3; ++r) {
+    for (const auto& shard : m.shards[r]) CHECK(shard[0] == (r == 0 ? 1.0F : r == 1 ? 23.0F : 45.0F));
+  }
+}
+
+TEST_CASE("spread: a plan runs with the residency that it was made for; an empty list is one round of nothing") {
+  small::model m(2, {64, 64});
+  const auto spread_plan = make_plan(m.handles(0), {.budget = 256, .on = spread});
+  const auto plan = make_plan(m.handles(0), {.budget = 256});
+  run_ranks(2, [&](threads_communicator& comm) {
+    const auto list = m.handles(comm.rank());
+    CHECK_THROWS_AS(static_cast<void>(chunks(spread_plan, list, comm, unshard::read, {.on = every_rank})), bad_options);
+    CHECK_THROWS_AS(static_cast<void>(chunks(plan, list, comm, unshard::read, {.on = spread})), bad_options);
+    const std::vector<parameter_view> nothing;
+    int rounds = 0;
+    for (auto& chunk : chunks(nothing, comm, overwrite, {.budget = 256, .on = spread})) {
+      CHECK(chunk.empty());
+      ++rounds;
+    }
+    CHECK(rounds == 1);
+  });
+}
+
 TEST_CASE("agreed_budget: the least of the ranks'") {
   run_ranks(3, [](threads_communicator& comm) {
     CHECK(agreed_budget(comm, 100 - static_cast<std::size_t>(comm.rank())) == 98);

@@ -250,8 +250,8 @@ TEST_CASE(
       scope.commit();
     });
     CHECK(o.is<bad_options>(0));
-    CHECK(has(o.what(0), {"of a plan of 2 chunks"}));
-    CHECK((o.is<peer_failed>(1) && has(o.what(1), {"of a plan of 2 chunks"})));
+    CHECK(has(o.what(0), {"of a plan of 2 rounds"}));
+    CHECK((o.is<peer_failed>(1) && has(o.what(1), {"of a plan of 2 rounds"})));
     CHECK(m.shards == before);
   }
 }
