@@ -146,7 +146,7 @@ class listed_parameters {
           plan, round, [&](std::size_t p) { return size_at(p); },
           [&](const planned_piece& p, std::size_t, int holder) {
             auto&& h = handles[p.parameter];
-            loads.add(p, traits_of<handle>::layout(h), holder, gathers, !std::is_const_v<byte>);
+            loads.add(p, known(traits_of<handle>::layout(h)), holder, gathers, !std::is_const_v<byte>);
           });
       most = loads.fitting(most);
     }
