@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #pragma once  // gather/rounds.hpp: the pieces of one round, and how much of it this rank must be able to stage.
 
 #include <cstddef>
