@@ -377,8 +377,9 @@ class session {
     buffers_.close(slot_of(chunk));
     if constexpr (has_after_write) {
       try {
-        for (const auto& [p, number] : state(chunk).pieces) {
-          if (!plan_->ends_parameter(number, p, size_at(p.parameter).elements)) continue;
+        for (const round_piece& one : state(chunk).pieces) {
+          const planned_piece& p = one.piece;
+          if (!plan_->ends_parameter(one.chunk, p, size_at(p.parameter).elements)) continue;
           after_write(p.parameter);
           const auto below = [&](std::size_t t) { return tied_[t].second < p.parameter; };
           for (std::size_t t = first_not(tied_.size(), below); t < tied_.size() && tied_[t].second == p.parameter; ++t)
