@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The smallest program: each of four ranks holds a quarter of one value. Rank 0 fills the whole value through a buffer
 // of 1 MiB, and every rank's shard receives its part. The README and the home page show this program and its output.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Loads a file into a sharded model. Rank 0 reads each byte once, straight into the chunk that it holds; the end of the
 // chunk sends every rank its part. Nobody ever holds the file, or the model.
 //

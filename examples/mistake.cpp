@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The most common mistake: a parameter is larger than the budget and may not be cut. The error names the parameter, the
 // smallest budget that works and the alternative, before any byte has moved. This is initialise.cpp without its `.cut`.
 //

@@ -7,116 +7,43 @@ A section whose results are not there says which command makes them. No figure i
 import pathlib
 import sys
 
-from figures import ACCESSES, RESULTS, MiB, layout_rows, log_axes, mpi_results, page, plt, results, rows, seconds, size, table, where
+from figures import RESULTS, beside, log_axes, page, plt, results, rows, seconds, size, table, where
+from goals import goals
 from moving import mpi, threads
 
 
-def missed(name, run):
-    """Why a goal over torch was missed, in words and with the run's own figures."""
-    if name == 'deepspeed / unshard overwrite':
-        return 'what is left is spread out: packing, the fill, socket copies, the tensors of the pieces'
-    floor, most = run['ratios'].get('today / floor'), run['ratios'].get('today / floor: initialisers')
-    if name == 'today / unshard' and floor and most:
-        return (f'the floor, the same initialisers and a bare gloo scatter, comes to {floor[0]:.3g} itself; its initialisers alone, one '
-                f'generator on one thread in one order, so that the bits are equal, to {most[0]:.3g}')
-    return ''
-
-
-def goal(lines, what, wanted, found, met, note=''):
-    lines.append([what, wanted, found, 'yes' if met else '**no**', note])
-
-
-def goals(to):
-    lines = []
-    moved = [(r['ratio'], result['library'].split(',')[0], r) for result in mpi_results((2, 4)) for r in result['rows']
-             if r['what'] in ACCESSES]
-    if moved:
-        worst, library, r = max(moved, key=lambda m: m[0])
-        over = sum(m[0] > 1.05 for m in moved)
-        goal(lines, 'MPI, 2 and 4 ranks, 128 MiB chunks, each access and residency: time / best bare MPI', '≤ 1.05',
-             f'{min(m[0] for m in moved):.2f} to {worst:.2f}', over == 0,
-             f"{over} of {len(moved)} rows over; worst: {r['what']}, {r['ranks']} ranks, {library}. Where no byte "
-             "moves between ranks the floor's never meet; ours meet in the vote of every chunk" if over else '')
-    gather = results('gather')
-    if gather:
-        of = [(r['ratio'], name, kind, r) for (name, _), by in layout_rows(gather).items() for kind, r in by.items()]
-        if of:
-            worst, name, kind, r = max(of, key=lambda m: m[0])
-            over = sum(m[0] > 1.03 for m in of)
-            goal(lines, 'threads, 128 MiB chunks, each layout, access and residency: time / the same copies', '≤ 1.03',
-                 f'{min(m[0] for m in of):.2f} to {worst:.2f}', over == 0,
-                 f"{over} of {len(of)} rows over; worst: {name} {kind}, {r['ranks']} ranks. Which row is over differs from "
-                 "run to run: one core fills the memory's bandwidth at one moment, and not at another" if over else '')
-        of = [r for r in gather['rows'] if r['what'].startswith('20,000 small')]
-        of += [r for result in mpi_results() for r in result['rows'] if r['what'].startswith('20,000 small')]
-        if of:
-            met = all(1 / r['ratio'] >= .5 for r in of)
-            goal(lines, '20,000 small parameters: rate over the same bytes in 208 large ones, threads and MPI', '≥ 0.5',
-                 f'{min(1 / r["ratio"] for r in of):.2f} to {max(1 / r["ratio"] for r in of):.2f}',
-                 met,
-                 'the slowest: threads, 8 ranks, whose runs are of 0.5 to 8 KiB. By `perf`, the root makes lists of 320,000 such runs '
-                 'for a seventh of the time, in which the other core has nothing to carry; the rest are the copies' if not met else '')
-        of = rows(gather, what='in_flight 2 / 1, read root', ranks=2)
-        if of:
-            goal(lines, 'threads, 2 ranks, `read` on a root whose body computes: in_flight 2 / 1', '≤ 0.65',
-                 f"{of[0]['ratio']:.2f}", of[0]['ratio'] <= .65,
-                 'depends on the machine: two cores that copy twice as fast as one can\'t be under 0.75; one core that fills '
-                 'more than half of the memory\'s bandwidth can. Quiet runs here gave 0.61 to 0.73')
-    every = [r for result in [gather] + mpi_results() if result for r in result['rows']]
-    if every:
-        most = max(r['peak'] / r['budget'] for r in every)
-        goal(lines, f'peak / budget by the allocator, {len(every)} rows', '≤ 1.00', f'{most:.3f}', most <= 1)
-    process = [r['process_peak'] / r['budget'] for result in mpi_results() for r in result['rows']
-               if 'process_peak' in r and r['budget'] == 128 * MiB]
-    if process:
-        goal(lines, 'peak / budget by the process, MPI, 128 MiB chunks', '≤ 1.10', f'{max(process):.3f}', max(process) <= 1.1)
-    plan = results('plan')
-    if plan:
-        for way, most in (('in order', 20), ('cut anywhere', 20), ('best fit', 350)):
-            of = rows(plan, way=way, handles=1_000_000)
-            if of:
-                ms = max(r['time_us'] for r in of) / 1e3
-                goal(lines, f'planning 10^6 handles, {way}, worst of {len(of)} rows', f'≤ {most} ms', f'{ms:.3g} ms', ms <= most)
-        of = rows(plan, way='cut anywhere')
-        if of:
-            worst = max(r['over_bound'] for r in of)
-            goal(lines, f'cut anywhere: chunks / lower bound, worst of {len(of)} rows', '= 1', f'{worst:.4g}', worst == 1)
-        of = [r for r in rows(plan, way='best fit') if r['share'] <= .1 and r['sizes'] != 'tight']
-        if of:
-            worst = max(r['over_bound'] for r in of)
-            goal(lines, f'best fit, nothing over a tenth of a chunk: chunks / lower bound, worst of {len(of)} rows', '≤ 1.01',
-                 f'{worst:.4g}', worst <= 1.01)
-    simulated = results('simulate')
-    of = [r for r in (simulated or {}).get('predicted', []) if r['chunk'] == 128 * MiB and not r['what'].startswith('20,000')]
-    if of:
-        off = [abs(r['off']) for r in of]
-        goal(lines, 'simulation against measured, 128 MiB chunks', 'within 15 %', f'{100 * max(off):.0f} % at worst, '
-             f'{sum(o <= .15 for o in off)} of {len(off)} rows within', max(off) <= .15, 'see the page on scaling')
-    cost = results('include_cost')
-    if cost:
-        of = [r['ratio'] for r in cost['rows'] if r['case'] == 'unshard.hpp' or r['case'] == 'unshard/unshard.hpp']
-        if of:
-            goal(lines, "including `unshard/unshard.hpp` / nlohmann's `json.hpp`, both compilers", '≤ 0.45',
-                 f'{min(of):.2f} to {max(of):.2f}', max(of) <= .45,
-                 'two thirds of what is left are the standard headers that any user of `std::vector`, `std::string`, '
-                 '`std::span` and atomics has; nothing of ours is instantiated before it is used (base/later.hpp)')
-    torch = results('torch')
-    for run in (torch or {'runs': []})['runs']:
-        small = 'small' in run['command']
-        wanted = {'unshard overwrite / gloo overwrite': ('≤', 1.10), 'unshard / floor': ('≤', 1.2), 'today / unshard': ('≥', 3),
-                  'deepspeed / unshard overwrite': ('≥', 100 if small else 6),
-                  'deepspeed over gloo / unshard overwrite over MPI': ('≥', 12),
-                  'deepspeed over gloo / unshard read_write over MPI': ('≥', 7)}
-        if not small:
-            wanted['deepspeed / unshard read_write'] = ('≥', 1.5)
-        for name, (sign, than) in wanted.items():
-            if name in run['ratios']:
-                found = run['ratios'][name][0]
-                goal(lines, f"PyTorch, `{run['command']}`: {name}", f'{sign} {than}', f'{found:.3g}',
-                     found <= than if sign == '≤' else found >= than, missed(name, run) if sign == '≥' and found < than else '')
-    if not lines:
-        return to.missing('The goals', 'benchmarks/run full --save')
-    to.add('## The goals', table(['', 'goal', 'found', 'met', ''], lines, ['---', '---', '---', '---', '---']))
+def bars(to):
+    """DeepSpeed, FSDP2 and unshard at the same work: time and peak."""
+    run = next((r for r in (results('torch') or {'runs': []})['runs'] if 'moe' in r['command']), None)
+    of = {r['case']: r for r in run['rows']} if run else {}
+    names = {'deepspeed': 'DeepSpeed', 'fsdp2': 'FSDP2', 'unshard read_write': 'unshard'}
+    if not all(case in of for case in names):
+        return to.missing('The same work, three ways', 'examples/torch/bench_peers.py (examples/torch)')
+    shown = [of[case] | {'peak_mib': max(of[case]['peak_mib_root'], of[case]['peak_mib_others'])} for case in names]
+    figure, panels = plt.subplots(1, 2, figsize=(9, 2.2), sharey=True)
+    for axes, key, unit in zip(panels, ('s_median', 'peak_mib'), ('s', 'MiB')):
+        marks = axes.barh(list(names.values()), [r[key] for r in shown], color=['#808080', '#808080', '#0072b2'], height=.6)
+        axes.bar_label(marks, [f'{r[key]:.3g} {unit}' for r in shown], padding=3, color='#808080')
+        axes.invert_yaxis() if axes is panels[0] else None
+        axes.set_xlim(0, 1.2 * max(r[key] for r in shown))
+        axes.set_xlabel('seconds, median' if unit == 's' else 'MiB that the worst rank holds beside its shards')
+    figure.tight_layout()
+    first = shown[0]
+    to.add('## The same work, three ways', f"A mixture-of-experts model of {first['mib']} MiB on {first['ranks']} ranks is gathered, changed "
+           'and written back, over gloo on one machine of two cores without a GPU. FSDP2 works tensor by tensor; DeepSpeed and '
+           'unshard work in chunks of 128 MiB.')
+    to.picture(figure, 'bars', 'Seconds and peak memory of DeepSpeed, FSDP2 and unshard at the same work')
+    ours = of['unshard read_write']
+    to.add(table(['', 'median', 'fastest', 'runs', 'peak, root', 'peak, others', 'over the wire', 'time / unshard'],
+                 [[name, f"{r['s_median']:.2f} s", f"{r['s_min']:.2f} s", r['runs'], f"{r['peak_mib_root']:.0f} MiB",
+                   f"{r['peak_mib_others']:.0f} MiB", f"{r['loopback_mib']} MiB",
+                   f"{r['s_median'] / ours['s_median']:.1f} (fastest: {r['s_min'] / ours['s_min']:.1f})"]
+                  for name, r in zip(names.values(), shown)]),
+           'Of the runs with torch only the fastest and the median are kept, so these two are the spread that can be shown.')
+    to.add('### Repeat it', 'The first line needs PyTorch and DeepSpeed ([how](frameworks.md)), the others only a compiler and MPI:',
+           '```sh\n' + f"python {run['command'].replace(' 4 moe', ' --json FILE 4 moe')}   # in examples/torch: this picture\n"
+           'benchmarks/run                   # quick: under two minutes when built, ends with a verdict of ten lines\n'
+           'benchmarks/run full --save       # all that follows: less than an hour, on a quiet machine and a clean tree\n```')
 
 
 def planners(to):
@@ -140,7 +67,7 @@ def planners(to):
                 axes.plot([r['handles'] for r in of], [r['time_us'] / 1e3 for r in of], style, lw=1, label=peer)
         log_axes(axes, f'parameters, {name}', 'ms' if name == 'qwen' else '')
         axes.set_yscale('log')
-    panels[-1].legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))
+    beside(panels[-1], 7)
     figure.tight_layout()
     to.picture(figure, 'planners', 'Planning time over the number of parameters')
     big = [r for r in result['rows'] if r['handles'] == 1_000_000]
@@ -190,13 +117,18 @@ def including(to):
                      for c, s in kinds] for case in cases]), 'In brackets: over nlohmann\'s `json.hpp`.')
 
 
+def runs_of(run, ratio):
+    of = {r['case']: r['runs'] for r in run['rows']}
+    return ' and '.join(str(of[part]) if part in of else 'not kept here' for part in ratio.split(' / '))
+
+
 def frameworks(to):
     result = results('torch')
     if result is None:
         return to.missing('Real frameworks', 'PYTHONPATH=... examples/torch/bench_peers.py (examples/torch)')
     to.add('## Real frameworks', f"PyTorch {result['torch']}, DeepSpeed {result['deepspeed']}, transformers "
            f"{result['transformers']} on {result['cores']} cores ({result['machine']}), over gloo and the loopback device; "
-           '[how](frameworks.md). `bare` is the same movement by gloo alone. Peaks are rises of the process\'s resident set. '
+           '[how](frameworks.md). Rows named `gloo …` are the same data movement with gloo alone. Peaks are rises of the process\'s resident set. '
            'In the last two ratios the transports differ: DeepSpeed\'s bytes went over gloo, ours over Open MPI\'s shared '
            'memory; that is what leaving gloo gives on one host.')
     for run in result['runs']:
@@ -205,8 +137,8 @@ def frameworks(to):
                      [[r['case'], r['ranks'], r['runs'], f"{r['s_min']:.3g} s", f"{r['s_median']:.3g} s",
                        f"{r['peak_mib_root']:.0f} MiB", f"{r['peak_mib_others']:.0f} MiB", f"{r['loopback_mib']} MiB"]
                       for r in run['rows']]),
-               table(['ratio', 'of medians', 'of the fastest'],
-                     [[name, f'{median:.3g}', f'{least:.3g}'] for name, (median, least) in run['ratios'].items()]))
+               table(['ratio', 'of medians', 'of the fastest', 'runs of each'],
+                     [[name, f'{median:.3g}', f'{least:.3g}', runs_of(run, name)] for name, (median, least) in run['ratios'].items()]))
 
 
 def devices(to):
@@ -220,18 +152,20 @@ def devices(to):
 
 def main(out):
     to = page(pathlib.Path(out))
-    to.add('# Benchmarks',
-           'Made from `benchmarks/results/*.json`, which `benchmarks/run full --save` writes; `benchmarks/run` takes a '
-           'minute. Columns are those of nccl-tests: `algbw` is the bytes of the values over time, in decimal GB, `busbw` '
-           'that times (n-1)/n, `#wrong` bytes fail a run. Seconds are those of one small machine: read ratios, '
-           'which alternate in one run.')
-    goals(to)
+    to.add('# Benchmarks')
+    bars(to)
+    to.add('## How to read the rest', 'All of it is made from `benchmarks/results/*.json`. Columns are those of nccl-tests: `algbw` is '
+           'the bytes of the values divided by the time, in decimal GB, `busbw` is that times (n-1)/n, and `#wrong` bytes fail a '
+           'run. `cv` is the spread of our runs (standard deviation over mean), and `runs` is how many runs of each side a '
+           'ratio rests on; both sides alternate in one process. The spread of the other side is not kept. Seconds are '
+           'those of one small machine, so read ratios.')
     threads(to)
     mpi(to)
     planners(to)
     including(to)
     frameworks(to)
     devices(to)
+    to.add('## The goals', table(['', 'goal', 'found', 'met', ''], goals(), ['---'] * 5))
     to.write()
 
 

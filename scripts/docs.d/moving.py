@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of the page of benchmarks that move bytes: over threads and over MPI."""
-from figures import ACCESSES, layout_rows, log_axes, mpi_results, plt, results, rows, seconds, size, table, where
+from figures import ACCESSES, beside, layout_rows, log_axes, mpi_results, plt, results, rows, seconds, size, table, where
 
 COMMAND = 'benchmarks/run full --save'
 
@@ -15,7 +15,8 @@ def rates(curves, legend=None):
     log_axes(right, 'bytes of the value', 'time / floor')
     right.axhline(1, color='#808080', lw=.8, ls=':')
     right.set_yscale('log')
-    left.legend(fontsize=legend)
+    beside(right, legend or 8)
+    figure.tight_layout()
     return figure
 
 
@@ -26,15 +27,15 @@ def threads(to):
     to.add('## Over threads', where(result),
            'Ours is a range of chunks with its opening, its votes and its planning. The floor is the same copies, between '
            'the same addresses, split evenly over min(ranks, cores) plain threads that are there already; runs alternate '
-           'in one process, medians. `.verify` is off: what it costs stands below. A `ratio` under 1 is no '
-           'magic: a rank that waits carries bytes in small blocks from a common list, the floor\'s threads each have a fixed half.')
+           'in one process, medians. `.verify` is off: what it costs stands below. A `ratio` below 1 is '
+           'expected: waiting ranks help by taking small blocks from a shared work list, while each baseline thread copies a fixed half.')
 
     sizes = rows(result, what='size, flat read_write root')
     if sizes:
         figure = rates({f'{n} ranks': [r for r in sizes if r['ranks'] == n] for n in sorted({r['ranks'] for r in sizes})})
         to.add('### From 4 KiB to 1 GiB', 'One `flat` value, one chunk, `read_write` on a root. Below a MiB the votes and '
-               'the waking of threads decide. From 32 MiB on the engine stores around the caches, so that the lines it '
-               'overwrites are not read first; the floor\'s memcpy does so only for one run above glibc\'s '
+               'the waking of threads decide. From 32 MiB up the engine uses non-temporal stores, which avoid reading cache '
+               'lines that are about to be overwritten; the floor\'s memcpy does so only for one run above glibc\'s '
                '`x86_non_temporal_threshold`.')
         to.picture(figure, 'sizes', 'Left: rate against size; right: time over floor against size')
         to.add(table(['size', 'ranks', 'time', 'cv', 'algbw', 'busbw', 'floor', 'ratio', 'runs'],
@@ -44,9 +45,9 @@ def threads(to):
     layouts = layout_rows(result)
     if layouts:
         chunk = next(iter(next(iter(layouts.values())).values()))['bytes']
-        to.add(f'### Every layout, access and residency at {size(chunk)}', 'Time over floor.',
+        to.add(f'### Every layout, access and residency at {size(chunk)}', 'Time over floor, ± cv of our runs, and in brackets how many runs of each side.',
                table(['layout', 'ranks'] + ACCESSES,
-                     [[name, n] + [f"{by[k]['ratio']:.2f}" if k in by else '' for k in ACCESSES]
+                     [[name, n] + [f"{by[k]['ratio']:.2f} ±{by[k]['cv']:.0f} % ({by[k]['runs']})" if k in by else '' for k in ACCESSES]
                       for (name, n), by in layouts.items()]))
 
     for what, title, says in (
@@ -58,16 +59,16 @@ def threads(to):
         of = rows(result, what=what)
         if of:
             to.add(f'### {title}', says,
-                   table(['ranks', 'bytes', 'chunks', 'time', 'against', 'ratio', 'runs'],
+                   table(['ranks', 'bytes', 'chunks', 'time', 'against', 'ratio', 'cv', 'runs'],
                          [[r['ranks'], size(r['bytes']), r['chunks'], seconds(r['time_us']),
-                           f"{r['floor'].removeprefix('ours, ')}: {seconds(r['floor_us'])}", f"{r['ratio']:.2f}", r['runs']]
+                           f"{r['floor'].removeprefix('ours, ')}: {seconds(r['floor_us'])}", f"{r['ratio']:.2f}", f"{r['cv']:.0f} %", r['runs']]
                           for r in of]))
     of = [r for r in result['rows'] if r['what'].startswith('verify, ')]
     if of:
         to.add('### What `.verify` costs', '`.verify` on against off, one chunk, 2 ranks; the body fills what it overwrites.',
-               table(['', 'size', 'on', 'off', 'ratio'],
+               table(['', 'size', 'on', 'off', 'ratio', 'cv', 'runs'],
                      [[r['what'].removeprefix('verify, '), size(r['bytes']), seconds(r['time_us']), seconds(r['floor_us']),
-                       f"{r['ratio']:.2f}"] for r in of]))
+                       f"{r['ratio']:.2f}", f"{r['cv']:.0f} %", r['runs']] for r in of]))
     growth(to, result)
 
 
@@ -88,7 +89,7 @@ def growth(to, result):
             axes.set_yscale('log')
         else:
             axes.set_ylim(bottom=0)
-    panels[0].legend()
+    beside(panels[-1])
     figure.tight_layout()
     first = rows(result, what='growth, ranks')[0]
     to.add('### How it grows', f"{size(first['bytes'])}, `flat`, `read_write` on a root. Over ranks: 64 parameters in "
@@ -96,9 +97,9 @@ def growth(to, result):
            'chunks. Over the budget: 256 parameters, cut anywhere.')
     to.picture(figure, 'growth', 'Time over ranks, parameters and budget, ours and the copies alone')
     for what, key, label in kinds:
-        to.add(table([label, 'chunks', 'time', 'floor', 'ratio', 'peak / budget'],
+        to.add(table([label, 'chunks', 'time', 'floor', 'ratio', 'cv', 'runs', 'peak / budget'],
                      [[f"{r[key]:.4g}" if key == 'share' else f'{r[key]:,}', r['chunks'], seconds(r['time_us']),
-                       seconds(r['floor_us']), f"{r['ratio']:.2f}", f"{r['peak'] / r['budget']:.3f}"]
+                       seconds(r['floor_us']), f"{r['ratio']:.2f}", f"{r['cv']:.0f} %", r['runs'], f"{r['peak'] / r['budget']:.3f}"]
                       for r in rows(result, what=what)]))
 
 
@@ -140,11 +141,11 @@ def mpi_sizes(to, found):
         return to.add(f'No results are kept. `{COMMAND}` makes them.')
     figure = rates({f'{name} ranks': of for name, of in sizes.items()}, legend=8)
     to.add('One `flat` value, one chunk, `read_write` on a root, in a buffer that both sides have beforehand. A range opens, '
-           'votes and plans, whatever its size; the floor is the movement alone. Time, and in brackets over the floor.')
+           'votes and plans, whatever its size; the floor is the movement alone. Time, and in brackets over the floor, with the cv and number of our runs.')
     to.picture(figure, 'mpi-sizes', 'Left: rate against size; right: time over floor against size, over MPI')
     at = {(name, r['bytes']): r for name, of in sizes.items() for r in of}
     to.add(table(['size'] + [f'{name} ranks' for name in sizes],
-                 [[size(b)] + [f"{seconds(r['time_us'])} ({r['ratio']:.2f})" if (r := at.get((name, b))) else ''
+                 [[size(b)] + [f"{seconds(r['time_us'])} ({r['ratio']:.2f} ±{r['cv']:.0f} %, {r['runs']} runs)" if (r := at.get((name, b))) else ''
                                for name in sizes] for b in sorted({b for _, b in at})]))
 
 
@@ -161,10 +162,10 @@ def mpi_layouts(to, found):
             return ''
         same = r.get('ways', {}).get('messages, derived types')
         if same is None or r['floor'] == 'messages, derived types':
-            return f"{r['ratio']:.2f}"
-        return f"{r['ratio']:.2f} ({r['time_us'] / same:.2f})"
+            return f"{r['ratio']:.2f} ±{r['cv']:.0f} %, {r['runs']}"
+        return f"{r['ratio']:.2f} ({r['time_us'] / same:.2f}) ±{r['cv']:.0f} %, {r['runs']}"
     process = [r['process_peak'] / r['budget'] for r in every if 'process_peak' in r]
-    to.add('Time over floor, one chunk. Where a rank\'s bytes are strided in the chunk (`dim 1`, `boxes`, `mesh`) the floor may '
+    to.add('Time over floor, ± cv of our runs, then how many runs of each side; one chunk. Where a rank\'s bytes are strided in the chunk (`dim 1`, `boxes`, `mesh`) the floor may '
            'pass a second buffer as large as the chunk and copy, which no budget would allow us; in brackets, over the messages '
            f"with derived types, made beforehand, that need none. #wrong: {sum(r['wrong'] for r in every)} bytes in "
            f'{len(every)} rows.' + (f' Peak of the process over the budget: at most {max(process):.3f}.' if process else ''),

@@ -7,7 +7,7 @@ Every figure of the page is read from there. Without the file the page says whic
 import pathlib
 import sys
 
-from figures import COLOURS, log_axes, page, plt, results, size, table
+from figures import COLOURS, beside, log_axes, page, plt, results, size, table
 
 COMMAND = 'benchmarks/run full --save'
 ACCESSES = ('read', 'read_write', 'overwrite')
@@ -121,7 +121,7 @@ def residency(to, f):
         log_axes(axes, 'ranks', 'seconds' if access == 'read' else '')
         axes.set_yscale('log')
         axes.set_title(access, fontsize=10)
-    panels[0].legend(fontsize=8, handlelength=3.2)
+    beside(panels[-1])
     figure.tight_layout()
     to.add('## Root or every rank', 'MiniMax-M3; lines: `root(0)`, dashed: `every_rank`:')
     to.picture(figure, 'residency', 'Time over ranks for each access, layout and residency')
@@ -175,7 +175,7 @@ def budgets(to, f):
     log_axes(right, 'budget, GiB', "root's messages, in all")
     left.set_yscale('log')
     right.set_yscale('log')
-    left.legend(fontsize=8, handlelength=3.2)
+    right.legend(*left.get_legend_handles_labels(), fontsize=8, loc='upper left', bbox_to_anchor=(1, 1), handlelength=3.2)
     figure.tight_layout()
     to.add('## What a budget costs', 'MiniMax-M3, `flat`, `read`; lines: `root(0)`, dashed: `every_rank`:')
     to.picture(figure, 'budget', 'Time and messages over the budget')

@@ -25,6 +25,7 @@ class pitched {
                                       detail::to_text(space), ": give one for each dimension."));
   }
   const L& layout() const { return layout_; }
+  /// How far apart the rows lie, for each dimension, as given.
   const extents& leading_extents() const { return leading_; }
 
   decltype(auto) shape() const { return layout_.shape(); }
