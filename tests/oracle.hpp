@@ -175,9 +175,73 @@ inline placed boxes(const indices& shape, int ranks, dice& roll) {
   return p;
 }
 
+/// Blocks dealt to the coordinates of a grid of ranks, in some dimensions.
+inline placed cyclic(const indices& shape, int ranks, dice& roll) {
+  std::vector<unshard::cyclic_dim> grid;
+  int stride = 1;
+  for (std::size_t d = 0; d < shape.size() && shape.size() + grid.size() < 8; ++d) {
+    if (roll.chance(40)) continue;
+    const auto size = static_cast<int>(roll(1, ranks / stride));
+    grid.push_back({static_cast<int>(d), roll(1, 4), size, stride});
+    stride *= size;
+  }
+  placed p{unshard::cyclic_shard(extents_of(shape), grid, ranks), {}};
+  for (int r = 0; r < ranks; ++r)
+    p.held.push_back(those(shape, [&](const indices& at) {
+      for (const auto& g : grid) {
+        if (at[static_cast<std::size_t>(g.dim)] / g.block % g.size != r / g.stride % g.size) return false;
+      }
+      return true;
+    }));
+  return p;
+}
+
+/// Someone's own layout: the four functions, of any other's.
+struct four_functions {
+  unshard::any_layout held;
+  unshard::extents shape() const { return held.shape(); }
+  unshard::extents space() const { return held.space(); }
+  int ranks() const { return held.ranks(); }
+  std::vector<unshard::box> boxes_of(int rank) const {
+    std::vector<unshard::box> list;
+    for (const auto& b : held.boxes_of(rank)) list.push_back(b);
+    return list;
+  }
+  friend bool operator==(const four_functions&, const four_functions&) = default;
+};
+
+/// Where a shard has no element, but a gap.
+inline constexpr index gap = -1;
+
+/// The rows of a rank's array moved apart: only for layouts of one array a rank, in row-major order.
+inline placed apart(const indices& shape, const placed& close, dice& roll) {
+  indices leading = shape;  // no rank has more
+  for (index& l : leading) l += roll(0, 2);
+  placed p{unshard::pitched(close.layout, extents_of(leading)), {}};
+  for (const indices& held : close.held) {
+    indices array;  // how many different coordinates this rank has along each dimension
+    for (std::size_t d = 0; d < shape.size(); ++d) {
+      std::vector<bool> seen(static_cast<std::size_t>(shape[d]));
+      for (index i : held) seen[static_cast<std::size_t>(coordinates(i, shape)[d])] = true;
+      array.push_back(std::count(seen.begin(), seen.end(), true));
+    }
+    indices wide;
+    for (std::size_t n = 0; n < held.size(); ++n) {
+      const indices local = coordinates(static_cast<index>(n), array);
+      std::size_t at = 0;
+      for (std::size_t d = 0; d < shape.size(); ++d)
+        at = at * static_cast<std::size_t>(leading[d]) + static_cast<std::size_t>(local[d]);
+      wide.resize(at + 1, gap);
+      wide[at] = held[n];
+    }
+    p.held.push_back(wide);
+  }
+  return p;
+}
+
 inline placed some_layout(const indices& shape, int ranks, dice& roll) {
   const int d = shape.empty() ? -1 : static_cast<int>(roll(0, static_cast<index>(shape.size()) - 1));
-  switch (roll(0, d < 0 ? 4 : 8)) {
+  switch (roll(0, d < 0 ? 4 : 9)) {
     case 0:
       return flat(shape, ranks);
     case 1:
@@ -192,7 +256,9 @@ inline placed some_layout(const indices& shape, int ranks, dice& roll) {
       const int room = ranks - 1 - (inner - 1) * stride;
       const int first = static_cast<int>(roll(0, room));
       const placed within = flat(shape, inner);
-      placed p{unshard::on_ranks(unshard::flat_shard(extents_of(shape), inner), first, stride, ranks),
+      const bool own = roll.chance(50);
+      placed p{own ? unshard::any_layout(unshard::on_ranks(four_functions{within.layout}, first, stride, ranks))
+                   : unshard::on_ranks(within.layout, first, stride, ranks),
                std::vector<indices>(static_cast<std::size_t>(ranks))};
       for (int i = 0; i < inner; ++i)
         p.held[static_cast<std::size_t>(first + i * stride)] = within.held[static_cast<std::size_t>(i)];
@@ -204,6 +270,8 @@ inline placed some_layout(const indices& shape, int ranks, dice& roll) {
       return dim(shape, d, ranks, true);
     case 7:
       return mesh(shape, ranks, roll);
+    case 8:
+      return cyclic(shape, ranks, roll);
     default:
       return boxes(shape, ranks, roll);
   }
@@ -230,6 +298,10 @@ inline constexpr std::byte padding{0xee};
 inline std::vector<std::byte> expected_shard(const tensor& t, std::size_t rank) {
   std::vector<std::byte> out;
   for (index i : t.where.held[rank]) {
+    if (i == gap) {
+      out.insert(out.end(), t.element_size, padding);
+      continue;
+    }
     const auto from = t.value.begin() + i * static_cast<index>(t.element_size);
     out.insert(out.end(), from, from + static_cast<index>(t.element_size));
   }
@@ -255,7 +327,13 @@ inline std::vector<tensor> some_model(int ranks, dice& roll) {
     indices shape(static_cast<std::size_t>(roll.chance(5) ? 7 : roll(0, 4)));
     for (index& s : shape) s = shape.size() == 7 ? roll(1, 3) : roll(roll.chance(10) ? 0 : 1, 6);
     if (shape.size() == 1) shape[0] = roll(0, 400);
-    t.where = some_layout(shape, ranks, roll);
+    if (!shape.empty() && roll.chance(15)) {
+      t.where = roll.chance(50) ? cyclic(shape, ranks, roll) : mesh(shape, ranks, roll);
+      t.where = apart(shape, t.where, roll);
+    } else {
+      t.where = some_layout(shape, ranks, roll);
+      if (roll.chance(20)) t.where.layout = four_functions{t.where.layout};
+    }
     t.element_size = static_cast<std::size_t>(roll.of<index>({1, 2, 3, 4, 8, 16, 34}));
     t.indivisible = roll.chance(10);
     if (roll.chance(15)) group = static_cast<std::uint64_t>(roll(0, 3));

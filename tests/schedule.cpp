@@ -50,22 +50,27 @@ void check_ends(const world& w, const messages& sent, const messages& received) 
   }
 }
 
+/// Where the bytes of a block are, one by one.
+std::vector<std::size_t> bytes_of(const detail::strided_block& b) {
+  std::vector<std::size_t> out;
+  for (index_t i = 0; i < b.size.elements(); ++i) {
+    index_t rest = i;
+    index_t at = b.offset;
+    for (int d = b.size.dims() - 1; d >= 0; --d) {
+      at += rest % b.size[d] * b.stride[d];
+      rest /= b.size[d];
+    }
+    out.push_back(static_cast<std::size_t>(at));
+  }
+  return out;
+}
+
 /// Bytes of the chunk that some runs cover.
 void mark(const schedule& s, const scheduled_run& r, std::vector<int>& times) {
   if (r.to.base == run_end::nowhere) return;  // it has no place in the chunk
   std::size_t bytes = 0;
   s.for_each_block(r, [&](const detail::strided_block& b) {
-    const index_t n = b.size.elements();
-    for (index_t i = 0; i < n; ++i) {
-      index_t rest = i;
-      index_t at = b.offset;
-      for (int d = b.size.dims() - 1; d >= 0; --d) {
-        at += rest % b.size[d] * b.stride[d];
-        rest /= b.size[d];
-      }
-      ++times[static_cast<std::size_t>(at)];
-    }
-    bytes += static_cast<std::size_t>(n);
+    for (std::size_t at : bytes_of(b)) ++times[at], ++bytes;
   });
   REQUIRE(bytes == r.bytes);
 }
@@ -110,8 +115,9 @@ void check_write_back(const world& w) {
       if (t.kind == transfer_kind::send) return;
       for (std::uint32_t r : t.runs) {
         const run_end& to = s.runs()[r].to;
-        REQUIRE(to.blocks == 0);
-        for (std::size_t b = 0; b < s.runs()[r].bytes; ++b) ++times[to.base][to.at + b];
+        s.for_each_block(s.runs()[r], to, [&](const detail::strided_block& b) {
+          for (std::size_t at : bytes_of(b)) ++times[to.base][at];
+        });
       }
     });
     if (w.engine.regions) REQUIRE(operations <= 2 * static_cast<std::size_t>(w.ranks));

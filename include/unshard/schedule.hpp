@@ -110,7 +110,11 @@ class schedule {
   /// runs that this rank has in its chunk.
   template <class Visit>
   void for_each_block(const scheduled_run& r, Visit visit) const {
-    const run_end& e = r.from.base == run_end::chunk ? r.from : r.to;
+    for_each_block(r, r.from.base == run_end::chunk ? r.from : r.to, visit);
+  }
+  /// The same for one end of the run, wherever it lies.
+  template <class Visit>
+  void for_each_block(const scheduled_run& r, const run_end& e, Visit visit) const {
     if (e.blocks == 0)
       return visit(detail::strided_block{static_cast<index_t>(e.at), {static_cast<index_t>(r.bytes)}, {index_t{1}}});
     for (const detail::strided_block& b : moved_.blocks_of(e)) visit(b);

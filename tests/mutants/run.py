@@ -70,6 +70,10 @@ MUTANTS = [
     ('tail_of_a_long_copy_lost', 'schedule', [('base/stream_copy.hpp', '''#endif
   std::memcpy(to, from, bytes);
 }''', '#endif\n}')]),
+    ('cyclic_short_block_to_the_wrong_rank', 'cyclic', [('shards/cyclic.hpp', 'at == length / block % parts ?', 'at == length / block % parts + 1 ?')]),
+    ('cyclic_one_block_too_few', 'cyclic', [('shards/cyclic.hpp', '(at < all % parts ? 1 : 0)', '0')]),
+    ('cyclic_short_block_over_the_first', 'cyclic', [('shards/cyclic.hpp', 'p.at[d] = tail ? c.whole_blocks() * c.block : 0;', 'p.at[d] = 0;')]),
+    ('pitch_forgotten', 'cyclic', [('layout/pitched.hpp', '      p.array = leading_;\n', '')]),
     ('wait_returns_early', 'conformance', [('comm/threads.hpp', 'void wait(int timeout_ms) { engine_->wait(rank_, *job_, timeout_ms); }', 'void wait(int) {}')]),
     ('abort_tells_nobody', 'conformance', [('comm/threads.hpp', 'void abort(std::string_view reason) noexcept { engine_->abort(rank_, reason); }', 'void abort(std::string_view) noexcept {}')]),
     ('owner_by_rank_not_by_load', 'plan_spread', [('packing/balanced.hpp', 'if (a.load != b.load) return a.load < b.load;', '')]),

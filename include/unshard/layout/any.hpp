@@ -12,6 +12,7 @@
 #include <unshard/layout/on_ranks.hpp>
 #include <unshard/shards.hpp>
 #include <utility>
+#include <vector>
 
 namespace unshard {
 inline namespace v0 {
@@ -118,7 +119,15 @@ class foreign_layout {
     box_list boxes_of(int rank) const override { return listed_boxes(layout, rank); }
     int replica_of(int rank) const override { return detail::replica_of(layout, rank); }
     rank_list replicas_of(int rank) const override {
-      return detail::replicas_of(layout, rank, 0, base::space.elements());
+      if constexpr (requires { layout.replicas_of(rank); }) {
+        return layout.replicas_of(rank);
+      } else {
+        std::vector<int> list;
+        for (int r = 0; r < base::ranks; ++r) {
+          if (same_boxes(layout, r, rank)) list.push_back(r);
+        }
+        return rank_list(std::move(list));
+      }
     }
     rank_list ranks_of(index_t first, index_t count) const override { return detail::ranks_of(layout, first, count); }
     std::uint64_t digest() const override { return detail::digest_of(layout); }
@@ -288,7 +297,11 @@ class any_layout {
     held_.for_each_part(rank, first, count, visit);
   }
   std::uint64_t digest() const { return held_.digest(); }
-  friend bool operator==(const any_layout&, const any_layout&) = default;
+  /// Of two any_layouts only: a type that merely converts to one, or is made of one, is not asked whether it does.
+  template <std::same_as<any_layout> Layout>
+  friend bool operator==(const Layout& a, const Layout& b) {
+    return a.held_ == b.held_;
+  }
 
  private:
   template <class L>

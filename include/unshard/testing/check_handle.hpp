@@ -192,12 +192,14 @@ requires parameter_handle<std::remove_reference_t<P>> std::vector<finding> check
       out.push_back({"handle: shard is the same bytes every time", "another address or length"});
     if (rank >= layout.ranks())
       out.push_back({"handle: the layout knows this rank", detail::concat(rank, " of ", layout.ranks())});
-    const index_t all = extents(layout.space()).elements();
-    index_t least = all;
+    index_t least = -1;
     for (int r = 0; r < layout.ranks(); ++r) {
-      if (rank < 0 || r == rank) least = (std::min)(least, detail::held_of(layout, r, 0, all));
+      if (rank >= 0 && r != rank) continue;
+      const index_t reach = detail::reach_of(layout, r);
+      if (least < 0 || reach < least) least = reach;
     }
-    const auto needed = detail::to_size(detail::checked_mul(least, static_cast<index_t>(element)));
+    const auto needed =
+        detail::to_size(detail::checked_mul((std::max)(least, index_t{0}), static_cast<index_t>(element)));
     if (bytes.size() < needed)
       out.push_back({"handle: the shard holds its boxes",
                      detail::concat(bytes.size(), " bytes; the layout gives ", rank < 0 ? "every" : "this", " rank ",
