@@ -12,12 +12,14 @@
 #include <utility>
 
 #include "../../examples/manifest.hpp"
+#include "../../examples/observers/readable.hpp"
 #include "input.hpp"
 
 namespace unshard_plan {
 namespace {
 
 namespace fs = std::filesystem;
+using examples::number_of;
 using unshard::detail::concat;
 
 std::vector<tensor> read_safetensors_file(const std::string& path) {
@@ -55,8 +57,8 @@ std::vector<tensor> read_sharded(const fs::path& index, std::istream& in, const 
     if (!found.empty()) tensors.push_back(std::move(found.mapped()));
   }
   if (tensors.size() > listed)
-    odd.push_back(concat(what, ": its files hold ", tensors.size() - listed, " more tensors than it lists, ",
-                         printable(tensors[listed].name), " for one; they are counted."));
+    odd.push_back(concat(what, ": its files hold ", number_of(tensors.size() - listed, "tensor"),
+                         " that it does not list, ", printable(tensors[listed].name), " first; all are counted."));
   return tensors;
 }
 
@@ -161,10 +163,11 @@ void mark_missing(std::vector<tensor>& model, const std::vector<tensor>& checkpo
   }
   if (same == 0) odd.push_back("the checkpoint has no tensor of the model: do its names begin with another word?");
   if (!other.empty())
-    odd.push_back(concat(other.size(), " tensors have another shape in the checkpoint and count as missing, ",
-                         printable(other[0]), " for one."));
+    odd.push_back(concat("the checkpoint has ", number_of(other.size(), "tensor"), " in another shape, ",
+                         printable(other[0]), " first; that counts as missing."));
   if (checkpoint.size() > same)
-    odd.push_back(concat(checkpoint.size() - same, " tensors of the checkpoint are none of the model's."));
+    odd.push_back(
+        concat("the checkpoint has ", number_of(checkpoint.size() - same, "tensor"), " that the model does not have."));
 }
 
 std::vector<tensor> read_manifest(std::istream& in, std::string_view what) try {

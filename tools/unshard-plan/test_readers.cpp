@@ -162,7 +162,7 @@ TEST_CASE("read_model: an index that lists less than its files hold says so") {
   notes odd;
   read_model({f.write("model.safetensors.index.json", R"({"weight_map":{"a":"one.safetensors"}})").string()}, odd);
   REQUIRE(odd.size() == 1);
-  CHECK(contains(odd[0], "hold 1 more tensors than it lists, \"b\" for one; they are counted"));
+  CHECK(contains(odd[0], "hold 1 tensor that it does not list, \"b\" first; all are counted"));
 }
 
 TEST_CASE("read_model: a folder is read by its index, its single file, or all its files") {
@@ -223,6 +223,6 @@ TEST_CASE("mark_missing: what the checkpoint lacks, by name and shape; one name 
   const bool missing[] = {false, false, true, true, true};
   for (std::size_t i = 0; i < 5; ++i) CHECK(model[i].missing == missing[i]);
   REQUIRE(odd.size() == 2);
-  CHECK(contains(odd[0], "another shape in the checkpoint"));
-  CHECK(contains(odd[1], "1 tensors of the checkpoint are none of the model's"));
+  CHECK(contains(odd[0], "1 tensor in another shape, \"c\" first"));
+  CHECK(contains(odd[1], "1 tensor that the model does not have"));
 }
