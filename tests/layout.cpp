@@ -154,6 +154,8 @@ TEST_CASE("digests: equal for equal layouts, different for different ones; any_l
   CHECK(any_layout(flat_shard({4, 6}, 2)).digest() == flat_shard({4, 6}, 2).digest());
   CHECK(any_layout(on_ranks(on_ranks(flat_shard({8}, 2), 0, 1, 2), 1, 2, 4)) ==
         any_layout(on_ranks(flat_shard({8}, 2), 1, 2, 4)));
+  CHECK(any_layout(on_ranks(any_layout(flat_shard({8}, 2)), 1, 2, 4)) ==
+        any_layout(on_ranks(flat_shard({8}, 2), 1, 2, 4)));
 }
 
 TEST_CASE("box_shard: a hole, an overlap and a box out of range are named, when it is made") {

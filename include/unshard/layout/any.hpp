@@ -269,6 +269,13 @@ class one_layout {
   kind kind_;
 };
 
+/// on_ranks is taken by the constructor of its own. Said before any concept asks for ==, which would look for a
+/// conversion to any_layout where that is the layout inside.
+template <class L>
+inline constexpr bool is_on_ranks = false;
+template <class L>
+inline constexpr bool is_on_ranks<on_ranks<L>> = true;
+
 }  // namespace detail
 
 /// Any layout, the user's own included, converted implicitly, for models that mix them. A value. The ready-made layouts
@@ -277,7 +284,8 @@ class one_layout {
 class any_layout {
  public:
   template <class L>
-  requires(!std::same_as<L, any_layout> && detail::has_shape<L> && shard_layout<L> && std::copy_constructible<L>)
+  requires(!std::same_as<L, any_layout> && !detail::is_on_ranks<L> && detail::has_shape<L> && shard_layout<L> &&
+           std::copy_constructible<L>)
       any_layout(const L& l)  // NOLINT(google-explicit-constructor): the conversion is the purpose
       : held_(detail::one_layout(l), 0, 1, l.ranks()) {}
   template <class L>
@@ -320,6 +328,7 @@ class any_layout {
 
   on_ranks<detail::one_layout> held_;  // a layout on every rank is one from 0 on, one every 1
 };
+static_assert(std::constructible_from<any_layout, const on_ranks<any_layout>&>);
 
 }  // namespace v0
 }  // namespace unshard
