@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every error type is thrown, with its values, and every rank is told; before any byte moves where the input is bad.
 #include <algorithm>
 #include <atomic>

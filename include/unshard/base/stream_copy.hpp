@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__SSE2__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GNUC__)
 #define UNSHARD_DETAIL_STREAMS
 #endif
 
@@ -35,8 +35,10 @@ inline void stream_store(std::byte* to, stream_word value) {
 }
 #endif
 
-/// As memcpy, but the target's lines are neither read first nor left in the caches; elsewhere than on x86 it is memcpy.
-/// Whoever tells another thread that the bytes are there calls stream_fence() before.
+/// As memcpy, but the target's lines are neither read first nor left in the caches; elsewhere than on x86-64 it is
+/// memcpy. On aarch64 by argument, measured nowhere: STNP is a hint only, and cores there see that whole lines are
+/// written and stop reading them first. Not on i386 either: whether it has the stores may differ between units of one
+/// program. Whoever tells another thread that the bytes are there calls stream_fence() before.
 inline void stream_copy(std::byte* to, const std::byte* from, std::size_t bytes) {
 #if defined(UNSHARD_DETAIL_STREAMS)
   constexpr std::size_t line = 64;
@@ -69,6 +71,9 @@ inline void copy_run(std::byte* to, const std::byte* from, std::size_t bytes, bo
 }
 
 /// Orders what stream_copy wrote before all that this thread writes later.
+/// The stores that go around the caches are not ordered by a release, such as the unlocking of a mutex by which another
+/// thread learns of them: only this fence does that. What memcpy wrote needs no fence on any processor: a release is
+/// enough.
 inline void stream_fence() {
 #if defined(UNSHARD_DETAIL_STREAMS)
   __builtin_ia32_sfence();

@@ -32,7 +32,7 @@ class idlest_rank {
     // It mostly belongs near the bottom: the hole goes all the way down, and it up from there.
     std::size_t at = 0;
     for (std::size_t child = 1; child < heap_.size(); child = 2 * at + 1) {
-      if (child + 1 < heap_.size()) child += heap_[child + 1] < heap_[child] ? 1 : 0;
+      if (child + 1 < heap_.size()) child += heap_[child + 1] < heap_[child] ? std::size_t{1} : 0;
       heap_[at] = heap_[child];
       at = child;
     }
