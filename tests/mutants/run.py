@@ -33,6 +33,11 @@ MUTANTS = [
         (AGREEMENT, 'v.culprit >= 0 || first_different([](const vote_word& w) { return w.value; }) == 0', 'true')]),
     ('settings_not_in_the_digest', 'faults', [(AGREEMENT, '0, mix(asked, digest)', '0, digest')]),
     ('engine_of_the_plan_compared', 'errors', [(SESSION, '*plan_, capabilities_of(comm_))', '*plan_, plan_->engine())')]),
+    ('chunk_of_another_rank', 'property', [('gather/rounds.hpp', 'visit(p, chunk, plan.spreads() ? h : -1)', 'visit(p, chunk, plan.spreads() ? 0 : -1)')]),
+    ('shift_groups_not_agreed', 'property', [(SESSION, 'shifts_ = static_cast<std::size_t>(words_.least(shifts_));', 'static_cast<void>(words_.least(shifts_));')]),
+    ('shift_groups_too_large', 'property', [('gather/rounds.hpp', 'if (sent > staging_ || written > staging_) return false;', '')]),
+    ('staging_of_a_group_not_used_again', 'property', [('schedule/fill.hpp', 'used_[shared ? 0 : moved_->group_of(m)]', 'used_[0]')]),
+    ('failure_behind_the_opening_not_said', 'faults', [(AGREEMENT, 'say(vote_word(stage::prepared, failed ? saying::failed : saying::done, 0, 0));', 'say(vote_word(stage::prepared, saying::done, 0, 0));')]),
     ('bisection_turns_the_wrong_way', 'faults', [(AGREEMENT, '(differs != 0 ? high : low) = middle', '(differs == 0 ? high : low) = middle')]),
     ('drain_skipped', 'faults', [(SESSION, '''    transport([&] { drain([] { return false; }); });
     buffers_.close''', '''    buffers_.close''')]),
@@ -111,7 +116,7 @@ def judge(mutant):
         return False, 'does not compile: ' + next((l for l in built.stderr.splitlines() if 'error' in l), '')
     try:
         ran = subprocess.run([program], capture_output=True, text=True, timeout=PATIENCE,
-                             env={**os.environ, 'UNSHARD_FAULTS': '7', 'UNSHARD_FAULTS_PATIENCE': '5'})
+                             env={**os.environ, 'UNSHARD_FAULTS': '7', 'UNSHARD_FAULTS_PATIENCE': '5', 'UNSHARD_CASES': '2000'})
     except subprocess.TimeoutExpired:
         return True, f'HANG: its test had not ended after {PATIENCE} s'
     shutil.rmtree(folder)
