@@ -38,6 +38,10 @@ scenario draw(int ranks, oracle::dice& roll) {
   s.o.alignment = std::size_t{1} << roll(0, 7);
   s.o.in_flight = static_cast<int>(roll.chance(50) ? 1 : roll(2, 4));
   s.o.on = roll.chance(35) ? every_rank : root(static_cast<int>(roll(0, ranks - 1)));
+  if (roll.chance(35) && s.o.packing != unshard::packing::best_fit) {
+    s.o.on = spread;
+    if (s.o.cut != unshard::cut::anywhere && roll.chance(50)) s.o.packing = unshard::packing::balanced;
+  }
   s.o.timeout_ms = world::patient_ms;
   if (roll.chance(20)) s.stop_at = static_cast<std::size_t>(roll(0, 4));
   s.o.budget = 1;
@@ -77,7 +81,8 @@ void play(scenario& s, mpi_communicator& comm, A access) {
   if (!s.o.on.holds(comm.rank()) && memory.peak() != 0) s.problem = "a rank that holds nothing allocated";
   // What the chunks before stop_at hold has changed, on this rank's shards too.
   const chunk_plan plan = make_plan(handles, s.o);
-  for (std::size_t i = 0; A::writes && i < plan.chunks() && i < s.stop_at; ++i) {
+  const auto wide = static_cast<std::size_t>(plan.spreads() ? comm.size() : 1);  // chunks of a round
+  for (std::size_t i = 0; A::writes && i < plan.chunks() && i / wide < s.stop_at; ++i) {
     for (const planned_piece& p : plan.pieces(i, handles)) {
       oracle::tensor& t = s.model[p.parameter];
       for (index_t e = p.first; e < p.first + p.elements; ++e) {
