@@ -42,6 +42,7 @@ void check_ends(const world& w, const messages& sent, const messages& received) 
   REQUIRE(sent == received);
   const auto n = static_cast<std::size_t>(w.ranks);
   const std::size_t most = w.shifts == 0 ? n : w.shifts;
+  if (w.on.spreads()) REQUIRE(w.of(movement::gather, 0).batches() == (n + most - 1) / most);
   for (const auto& [pair, list] : sent) {
     if (!w.on.spreads()) continue;
     REQUIRE(list.size() == 1);
