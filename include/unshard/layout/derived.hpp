@@ -41,8 +41,9 @@ concept tells_all = (shows_parts<L> || one_box<L>)&&requires(const L& l) {
 };
 
 /// A layout with what it leaves out. It looks at every rank's boxes once, when first asked for more than one rank's,
-/// and keeps 20 bytes a rank; of the ranks whose parts are asked for it keeps the boxes by where they start, in 24 + 16
-/// * dims bytes a box, so that an interval is found without a look at all of them. For one thread at a time.
+/// and keeps 20 bytes a rank; of the ranks whose parts are asked for it keeps the boxes by where they start, so that an
+/// interval is found without a look at all of them: 32 bytes a box, and 16 for each dimension. For one thread at a
+/// time.
 template <shard_layout L>
 class derived_layout {
  public:
