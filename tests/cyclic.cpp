@@ -320,6 +320,9 @@ TEST_CASE("parameter_view: takes a layout of the caller's own, also over on_rank
   CHECK(check_handle(c, 1).empty());
   CHECK(a.layout() == any_layout(rows));
   CHECK(!(a.layout() == c.layout()));
+  const any_layout wide = pitched(any_layout(rows), {1, 5});  // made of an any_layout, and in one
+  CHECK(wide == any_layout(pitched(any_layout(rows), {1, 5})));
+  CHECK(!(wide == any_layout(pitched(any_layout(rows), {1, 6}))));
   CHECK(detail::reach_of(c.layout(), 0) == 8);  // two rows, the first 5 apart
   CHECK(detail::held_of(b.layout(), 3, 0, 21) == 6);
 }
