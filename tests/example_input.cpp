@@ -125,6 +125,7 @@ TEST_CASE(
       {"64mib", 64 * unshard::MiB},
       {"64MB", 64'000'000},
       {"1.5GiB", 1536 * unshard::MiB},
+      {"1.5gib", 1536 * unshard::MiB},
       {"1.25 GiB", 1280 * unshard::MiB},
       {"20gb", 20'000'000'000},
       {"2T", std::size_t{2} << 40},
