@@ -349,6 +349,9 @@ TEST_CASE("make_plan: what spread and balanced can't be combined with is said") 
   constexpr std::uint64_t half = std::uint64_t{1} << 62;
   const model dear{{.n = 64, .costs = half}, {.n = 64, .costs = half}};
   CHECK(told<size_overflow>(dear, {.budget = 256, .on = spread}).find("parameter 1 costs") != std::string::npos);
+  const model negative{{.n = 64, .costs = static_cast<std::uint64_t>(-1)}};
+  CHECK(told<size_overflow>(negative, {.budget = 256}).find("parameter 0 costs 18446744073709551615") !=
+        std::string::npos);
 }
 
 TEST_CASE("make_plan: owners with dear units do fewer in a round, so that rounds are alike") {
