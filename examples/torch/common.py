@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import statistics
+import sys
 import time
 
 import torch
@@ -59,6 +60,8 @@ def free_port():
 
 
 def join(rank, world, port):
+    # The interpreter's own ninja: another version would build DeepSpeed's operator anew, for minutes.
+    os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), DS_ACCELERATOR="cpu",
                       DS_BUILD_OPS="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the extension, and the tests' own, with torch's helper:  python setup.py build_ext -b FOLDER -t FOLDER/objects"""
+"""pip install --no-build-isolation ./examples/torch     installs the package `unshard` and its extension
+
+python setup.py build_ext -b FOLDER -t FOLDER/objects   builds the extension, and the tests' own, without installing"""
 import pathlib
+import sys
 
 from setuptools import setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
@@ -15,8 +18,15 @@ def extension(name, source):
         extra_compile_args=["-std=c++20", "-O2", "-g0", "-fvisibility=hidden"])
 
 
+extensions = [extension("_unshard_torch", "csrc/bindings.cpp")]
+if "build_ext" in sys.argv:
+    extensions.append(extension("_unshard_torch_conformance", "tests/conformance.cpp"))
 setup(
     name="unshard-torch",
-    ext_modules=[extension("_unshard_torch", "csrc/bindings.cpp"),
-                 extension("_unshard_torch_conformance", "tests/conformance.cpp")],
+    version="0.1.0",
+    description="Sharded PyTorch parameters, gathered in chunks that never exceed a byte budget",
+    packages=["unshard"],
+    python_requires=">=3.10",
+    install_requires=["torch", "numpy"],
+    ext_modules=extensions,
     cmdclass={"build_ext": BuildExtension})

@@ -12,6 +12,7 @@
 
 #include "gathering.hpp"
 #include "handles.hpp"
+#include "hollow.hpp"
 #include "process_group_communicator.hpp"
 #include "zero3.hpp"
 
@@ -104,7 +105,8 @@ PYBIND11_MODULE(_unshard_torch, m) {
 
   py::class_<process_group_communicator, std::shared_ptr<process_group_communicator>>(m, "Communicator")
       .def(py::init<c10::intrusive_ptr<c10d::ProcessGroup>>())
-      .def_property_readonly("size", &process_group_communicator::size);
+      .def_property_readonly("size", &process_group_communicator::size)
+      .def_property_readonly("staging", [](const process_group_communicator& c) { return c.capabilities().staging; });
 
   py::class_<handle_list>(m, "Handles", "Parameters as unshard sees them; nothing is copied.")
       .def(py::init<>())
@@ -142,6 +144,14 @@ PYBIND11_MODULE(_unshard_torch, m) {
       .def("pieces", &gathering::pieces)
       .def_property_readonly("chunk", &gathering::chunk)
       .def_property_readonly("committed", &gathering::committed);
+  m.def(
+      "hollow",
+      [](const at::Tensor& like, const std::vector<std::int64_t>& shape, const std::string& why) {
+        return unshard_torch::hollow(shape, like.scalar_type(), why);
+      },
+      py::arg("like"), py::arg("shape"), py::arg("why"));
+  m.def("lend", &unshard_torch::lend, py::arg("empty"), py::arg("values"));
+  m.def("take_back", &unshard_torch::take_back, py::arg("lent"), py::arg("why"));
   m.def("refuse", &refuse, py::arg("comm"), py::arg("why"), py::arg("timeout_ms"),
         py::call_guard<py::gil_scoped_release>());
   m.def("open", &open_gathering, py::arg("handles"), py::arg("comm"), py::arg("access"), py::arg("budget"),

@@ -52,7 +52,8 @@ def main(files):
     # DeepSpeed compiles an operator of its CPU backend when it is first used, for minutes on a busy machine: not within
     # the time of a test, which would end the compiler, too, and leave the work to the next one.
     subprocess.run([sys.executable, "-B", "-W", "ignore", "-c", "from deepspeed.comm.torch import build_shm_op; build_shm_op()"],
-                   env={**os.environ, "DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0"}, stdout=subprocess.DEVNULL,
+                   env={**os.environ, "DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0",
+                        "PATH": os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")}, stdout=subprocess.DEVNULL,
                    stderr=subprocess.DEVNULL)
     passed = failed = 0
     for file in files:

@@ -120,3 +120,67 @@ def test_a_file_that_ends_too_soon_leaves_no_rank_waiting():
     with raises((EOFError, unshard.PeerFailed)) as r:
         unshard.load_state_dict(model, path, unshard.MiB)
     assert isinstance(r.error, EOFError) == (dist.get_rank() == 0)
+
+
+def test_several_files_an_index_and_a_folder():
+    from safetensors import safe_open
+    source = minilm()
+    want = {n: t.clone() for n, t in source.state_dict().items()}
+    path = folder() / "sharded"
+    unshard.save_safetensors(source, path, 8 * unshard.MiB, max_file_bytes=20 * unshard.MiB, metadata={"made by": "a test"})
+    files = sorted(f for f in os.listdir(path) if f.endswith(".safetensors"))
+    assert len(files) > 2 and files[0] == "model-00001-of-%05d.safetensors" % len(files), files
+    with safe_open(path / files[0], "pt") as file:
+        assert file.metadata() == {"format": "pt", "made by": "a test"}
+    for name in (path, path / "model.safetensors.index.json"):
+        model = shard("zero3", minilm())
+        with torch.no_grad():
+            for p in model.parameters():
+                p.ds_tensor.zero_()
+        assert unshard.load_state_dict(model, name, 8 * unshard.MiB) == []
+        assert all(torch.equal(whole(p), want[n]) for n, p in model.named_parameters())
+    with raises(ValueError, "not a safetensors file"):
+        os.path.exists(path) and unshard.load_state_dict(source, __file__, unshard.MiB)
+
+
+def test_a_subset_a_dict_and_names_that_the_model_lacks():
+    from safetensors.torch import load_file, save_file
+    model = shard("zero3", torch.nn.ModuleDict({"base": torch.nn.Linear(5, 6), "lora": torch.nn.Linear(5, 6)}))
+    path = folder() / "adapter.safetensors"
+    unshard.save_safetensors(model, path, unshard.MiB, names=lambda n: "lora" in n)
+    assert sorted(load_file(path)) == ["lora.bias", "lora.weight"]
+    before = whole(model["lora"].weight)
+    with torch.no_grad():
+        model["lora"].weight.ds_tensor.zero_()
+    assert unshard.load_state_dict(model, path, unshard.MiB, names=["lora.weight"], strict=False) == []
+    assert torch.equal(whole(model["lora"].weight), before)
+    given = {"a": model["base"].weight, "b": torch.arange(6)}
+    unshard.save_safetensors(given, path, unshard.MiB)
+    assert torch.equal(load_file(path)["a"], whole(model["base"].weight)) and load_file(path)["b"].tolist() == [*range(6)]
+    dist.barrier()
+    with raises(KeyError, "which the model lacks"):
+        unshard.load_state_dict({"b": torch.zeros(6, dtype=torch.int64)}, path, unshard.MiB)
+
+
+def test_types_orders_and_extra_state():
+    from safetensors.torch import load_file
+
+    class Extra(torch.nn.Linear):
+        def get_extra_state(self):
+            return {"version": 1}
+
+        def set_extra_state(self, state):
+            pass
+    path = folder() / "odd.safetensors"
+    kinds = [torch.zeros(3, dtype=torch.complex64), torch.ones(3, dtype=torch.uint16), torch.ones(4).to(torch.float8_e8m0fnu),
+             torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.arange(12.0).view(3, 4).t(),
+             torch.tensor(2.0), torch.ones(1).expand(4)]
+    for value in kinds:
+        unshard.save_safetensors({"w": value}, path, unshard.MiB)
+        got = load_file(path)["w"]
+        assert got.dtype == value.dtype and bytes(got.untyped_storage()) == bytes(value.contiguous().untyped_storage())
+        dist.barrier()
+    unshard.save_safetensors(Extra(2, 2), path, unshard.MiB)
+    assert sorted(load_file(path)) == ["bias", "weight"]
+    with raises(TypeError, "float4"):
+        unshard.save_safetensors({"w": torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)}, path, unshard.MiB)

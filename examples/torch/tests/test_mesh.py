@@ -50,3 +50,26 @@ def test_hsdp():
     want = [p.detach().clone() for p in model.parameters()]
     fully_shard(model, mesh=mesh)
     check(list(model.parameters()), want)
+
+
+def test_fsdp_on_a_part_of_the_mesh_with_parameters_outside_the_plan_of_tensor_parallelism():
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp"))
+    for part in ("dp", "tp"):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 7))
+        want = [p.detach().clone() for p in model.parameters()]
+        if part == "dp":
+            parallelize_module(model, mesh["tp"], {"0": ColwiseParallel()})
+        fully_shard(model, mesh=mesh[part])
+        check(list(model.parameters()), want)
+
+
+def test_a_mesh_whose_ranks_are_in_another_order_is_refused():
+    from kinds import raises
+    from torch.distributed.device_mesh import DeviceMesh
+    mesh = DeviceMesh("cpu", [0, 2, 1, 3])
+    with raises(unshard.BadLayout, "another order"):
+        with unshard.gathered(distribute_tensor(torch.zeros(8), mesh, [Shard(0)]), unshard.MiB):
+            pass

@@ -13,8 +13,9 @@ from _unshard_torch import (AliasedParameters, BadLayout, BadOptions, BadShard, 
                             DeviceFailed, Error, OutOfMemory, OverlappingScope, PeerFailed, PeerTimeout, PlanMismatch,
                             ReplicasDiffer, SizeOverflow, StalePlan, UnwrittenPiece, WriteBackFailed)
 
+from .context import GatheredParameters
 from .files import load_state_dict, save_safetensors
 from .gathering import ReadOnly, gathered
-from .initialise import initialise_missing_keys
+from .initialise import NotInitialised, initialise_missing_keys
 
 KiB, MiB, GiB = 2 ** 10, 2 ** 20, 2 ** 30

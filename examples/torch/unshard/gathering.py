@@ -2,8 +2,10 @@
 """gathered: a context manager that is an iterator over chunks."""
 import _unshard_torch as native
 import torch
+import torch.distributed as dist
 
 from . import handles
+from .undo import digest
 
 
 class ReadOnly(native.Error):
@@ -35,7 +37,8 @@ class gathered:
 
     params   a tensor, an iterable of tensors or of (name, tensor), a dict, or a module: in the same order on every rank
     access   "read"; "read_write"; "overwrite": nothing is gathered, and the body fills every element
-    root     the rank that sees the values, in the group; None: all ranks see them, and each writes the same
+    root     the rank that sees the values, in the group; None: all ranks see them, and each writes the same: ranks that
+             wrote different values all get ReplicasDiffer (unless verify=False), and nothing is written
     group    keeps neighbours in one chunk: a number for each parameter (0: none), or "module": those that belong to one
              module (then `params` is a module, and children come before their parents)
     cut      "never": a parameter over the budget is BudgetTooSmall; "oversized", "anywhere": it comes in parts, flat
@@ -54,13 +57,14 @@ class gathered:
         self._comm = self._range = None
         self._shown = []
         self._committed = 0
+        self._compares = root is None and access != "read" and verify
 
     def __enter__(self):
         self._comm = handles.take_communicator(self._process_group)
         try:
             try:
-                listed = handles.listed(self._names, self._tensors, self._groups, self._comm.size,
-                                        self._access != "read")
+                members = dist.get_process_group_ranks(self._process_group or dist.group.WORLD)
+                listed = handles.listed(self._names, self._tensors, self._groups, members, self._access != "read")
             except Exception as e:
                 native.refuse(self._comm, str(e), self._open["timeout_ms"])   # so that no rank waits for this one
                 raise
@@ -84,8 +88,10 @@ class gathered:
             if changed:
                 raise ReadOnly("unshard.gathered: %s changed in place under access=\"read\"; use \"read_write\""
                                % ", ".join(changed))
-        self._shown = []
+        shown, self._shown = self._shown, []
         try:
+            if self._compares and shown:
+                self._compare(shown)
             more = self._range.next()
         except BaseException as e:
             self._end(e)
@@ -95,12 +101,36 @@ class gathered:
         self._shown = self._range.pieces()
         return Chunk(self._range.chunk, self._shown, self._tensors)
 
+    def _compare(self, shown):
+        """That all ranks wrote the same. A rank that leaves the chunk says so here; the next chunk tells the others."""
+        said = self._everyone([(p.name or str(p.index), digest(p.tensor)) for p in shown])
+        for rank, theirs in enumerate(said):
+            for mine, other in zip(said[0] or (), theirs or ()):
+                if mine != other:
+                    raise native.ReplicasDiffer(
+                        "unshard.gathered: with root=None every rank writes the same values, but rank %d wrote others than "
+                        "rank 0 to parameter %r; nothing of this chunk was written. Edit it on all ranks alike, or name a "
+                        "root." % (rank, mine[0]))
+
+    def _everyone(self, mine):
+        group = handles.control_group(self._process_group)
+        said = [None] * dist.get_world_size(group)
+        dist.all_gather_object(said, mine, group=group)
+        return said
+
     @property
     def committed(self):
         """Chunks whose write-back this rank has seen: what `first_chunk` resumes at."""
         return self._range.committed if self._range is not None else self._committed
 
+    @property
+    def staging(self):
+        """Bytes of the budget that the transport takes."""
+        return self._comm.staging if self._comm is not None else 0
+
     def _end(self, error):
+        if self._compares and self._shown:
+            self._everyone(None)                  # the others may wait to compare
         self._shown = []
         if self._range is not None:
             self._range.close()

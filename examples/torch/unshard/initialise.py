@@ -1,83 +1,273 @@
 # SPDX-License-Identifier: Apache-2.0
 """initialise_missing_keys: what a checkpoint lacked gets its initial values, within a byte budget."""
 import contextlib
+import functools
+import warnings
 
+import _unshard_torch as native
 import torch
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+import torch.distributed as dist
 
-from . import handles
-from .gathering import gathered
+from . import handles, undo
+from .leases import Follower, Leader, cost
+from .slots import slots_of
+from .watching import Watch
+
+
+class NotInitialised(native.Error):
+    """No initialiser filled some of the missing parameters. `names` lists them."""
+
+    def __init__(self, text, names=()):
+        super().__init__(text)
+        self.names = list(names)
 
 
 @torch.no_grad()
-def initialise_missing_keys(model, budget, *, root=0, initialise=None, missing=None, **options):
-    """Runs the initialiser of every module that has missing parameters, children first, in the order of the module tree
-    (the same on every rank). On rank `root`, with whole values; the others get their shards. Collective.
+def initialise_missing_keys(model, budget, *, root=0, initialise=None, missing=None, process_group=None, in_flight=1,
+                            **options):
+    """Gives the missing parameters of a model their initial values: calls the initialiser of each module once, children
+    first, as transformers does. On rank `root` what an initialiser uses has its whole values while it runs, the others
+    get their shards. Collective; blocks for as long as the initialisers run.
 
-    initialise  what to call for a module; default: transformers' own for its models, else `module.reset_parameters()`
-    missing     names of the missing parameters; default: those that transformers has not marked as loaded
-    options     as of `gathered`
+    budget      bytes that whole values may take on the root at any moment
+    initialise  what to call for a module; default: for a model of transformers what transformers calls, else the
+                module's `reset_parameters` or `_reset_parameters`, where something of the module is missing
+    missing     names of the missing parameters and buffers; default: those not marked as loaded (`_is_hf_initialized`)
+    in_flight   2: one module's values go to the shards while the next one's are initialised, if the budget has room
+    options     `timeout_ms` and `verify`, as of `gathered`
 
-    What one initialiser touches is in one chunk, and nothing is cut: the same seed gives the same bits for every budget.
-    To learn what each one touches, every rank first runs them on tensors without memory; that run also sets the buffers
-    that initialisers compute. Parameters that are not missing are not touched. Where initialisers far apart touch the
-    same parameter (tied weights), the later one gets it in a second range.
+    An initialiser may do what it likes: read loaded values, write by `.data` or numpy, bind a new parameter. Loaded
+    parameters and buffers keep every bit. The other ranks run every initialiser, too, for what it does to buffers and
+    modules: there missing parameters are zeros, and large ones are not written. Random generators end, and buffers that
+    differ are, as on the root (where a rank's generators began in another state, it keeps its own).
+
+    NotInitialised, on every rank, names the missing parameters that no initialiser filled; those that transformers' own
+    initialisers leave are a warning instead, and keep their values. BudgetTooSmall: one initialiser uses more than the
+    budget. After an error random generators, buffers and modules are as before, and the call can be repeated; missing
+    parameters may have got new values. Afterwards all of them are marked as loaded.
     """
-    steps, places, names = _steps(model, initialise), {}, {}
-    for prefix, module in model.named_modules():
-        for name, p in module._parameters.items():
-            if p is not None:
-                places.setdefault(p, []).append((module, name))
-                names.setdefault(p, prefix + ("." if prefix else "") + name)
-    missing = {p for p in places if not getattr(p, "_is_hf_initialized", False)} if missing is None else \
-              {p for p in places if names[p] in set(missing)}
-    done_before = {m for m, _ in steps if getattr(m, "_is_hf_initialized", False)}
-
-    stand_ins = {p: _parameter(torch.empty(handles.whole_shape(p), dtype=p.dtype, device="meta"), p, p not in missing)
-                 for p in places}
-    with _in_place_of(stand_ins, places), _guarded(model), torch.random.fork_rng(devices=[]):
-        wanted = {stand_ins[p].untyped_storage()._cdata: p for p in missing}
-        used = [_use(module, call, wanted) for module, call in steps]
-        for module, _ in steps:
-            if module not in done_before:
-                module._is_hf_initialized = False
-
-    with _in_place_of(stand_ins, places), _guarded(model):
-        for todo in _passes(steps, used):
-            groups = todo.groups(names)
-            listed = [(names[p], p) for group in groups for p in group]
-            numbers = [number for number, group in enumerate(groups, 1) for _ in group]
-            with gathered(listed, budget, todo.access(), root, group=numbers, **options) as chunks:
-                for chunk in chunks:
-                    here = {p: _parameter(tensor, p) for p, tensor in chunk.params()}
-                    with _in_place_of(here, places):
-                        while todo.steps and todo.steps[0][2] <= here.keys():
-                            module, call, _, _ = todo.steps.pop(0)
-                            call(module)
-                    del here
-    for module, _ in steps:
-        module._is_hf_initialized = True
+    stage = _Stage(model, budget, root, initialise, missing, process_group, in_flight, options)
+    leading = stage.rank == root
+    role = Leader(stage) if leading else Follower(stage)
+    modules, buffers = undo.Modules(model), stage.buffers
+    try:
+        try:
+            stage.show(role)
+            with _guarded(model):
+                left = role.run()
+        except BaseException as e:
+            if leading:
+                stage.tell([("fail", *_told(e, stage.rank))])
+            role.discard(e)
+            raise
+        finally:
+            stage.hide()
+        stage.agree_at_the_end(role.error if not leading else None)
+        stage.same_buffers()
+        if left and not stage.of_transformers:
+            raise NotInitialised("unshard.initialise_missing_keys: no initialiser filled %s. Pass `initialise`, or fill %s "
+                                 "with unshard.gathered." % (", ".join(left), "it" if len(left) == 1 else "them"), left)
+    except BaseException:
+        modules.restore()
+        buffers.restore()
+        undo.set_random_states(stage.states)
+        raise
+    if left:
+        warnings.warn("unshard.initialise_missing_keys: the model's own initialisers do not fill %s: as with transformers "
+                      "alone, %s as constructed" % (", ".join(left), "it is" if len(left) == 1 else "they are"))
+    for slot in stage.slots:
+        slot.param._is_hf_initialized = True
 
 
-def _steps(model, initialise):
-    """[(module, what to call for it)], children first."""
-    from_transformers = initialise is None and hasattr(model, "_initialize_weights")
-    if initialise is None and not from_transformers:
-        def initialise(module):
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+class _Stage:
+    """What both roles share."""
+
+    def __init__(self, model, budget, root, initialise, missing, process_group, in_flight, options):
+        self.budget, self.root, self.process_group, self.options = int(budget), root, process_group, options
+        self.behind = in_flight > 1
+        self.rank, self._model = dist.get_rank(process_group), model
+        self._group = handles.control_group(process_group)
+        self.of_transformers = initialise is None and hasattr(model, "_initialize_weights")
+        self.states = undo.random_states()
+        self._follows = True
+        names = None if missing is None else set(missing)
+        wrong = None
+        try:
+            self.slots = slots_of(model, lambda name, p: not getattr(p, "_is_hf_initialized", False) if names is None
+                                  else name in names)
+            self._check_names(names)
+            self.steps, self._names = _steps(model, initialise, self.slots, names)
+            self.buffers = undo.Buffers(model, functools.partial(_loaded, names))
+        except Exception as e:
+            wrong = e
+        self._agree(wrong)
+        self._check_budget()
+        self.watched = {}
+
+    def show(self, role):
+        self.watch = Watch(self.watched, self.buffers, role)
+        for slot in self.slots:
+            slot.show(self.watched)
+
+    def hide(self):
+        for slot in self.slots:
+            slot.restore()
+        self.buffers.protect_bindings()
+
+    def name_of(self, step):
+        return self._names.get(id(self.steps[step][0]), "")
+
+    def _check_names(self, names):
+        known = set()
+        if names is not None:
+            known = {n for n, _ in self._model.named_parameters(remove_duplicate=False)} | \
+                    {n for n, _ in self._model.named_buffers(remove_duplicate=False)}
+            unknown = sorted(names - known)
+            if unknown:
+                raise ValueError("unshard.initialise_missing_keys: the model has no %s; `missing` takes names of its "
+                                 "parameters and buffers" % ", ".join(map(repr, unknown)))
+            for slot in self.slots:                  # by any of the names of a tied one
+                slot.missing = slot.missing or any(n in names for n in slot.names)
+
+    def _agree(self, wrong):
+        """The same call on every rank, or an error on every rank."""
+        mine = None if wrong else [(s.name, s.shape, str(s.param.dtype), s.missing) for s in self.slots]
+        shape = None if wrong else (undo.digest(mine), len(self.steps), self.budget, self.root)
+        said = self._everyone((wrong and "%s: %s" % (type(wrong).__name__, wrong), shape,
+                               undo.digest_of_states(self.states)))
+        if wrong:
+            raise wrong
+        failed = next((r for r, s in enumerate(said) if s[0]), None)
+        if failed is not None:
+            raise native.PeerFailed("unshard.initialise_missing_keys: rank %d: %s" % (failed, said[failed][0]))
+        if any(s[1] != said[0][1] for s in said):
+            lists = self._everyone((mine, shape[1:]))
+            rank = next(r for r, s in enumerate(said) if s[1] != said[0][1])
+            what = "%d steps, budget and root: %s against %s" % (len(self.steps), lists[0][1], lists[rank][1])
+            for a, b in zip(lists[0][0], lists[rank][0]):
+                if a != b:
+                    what = "(name, shape, type, missing) %s against %s" % (a, b)
+                    break
+            raise native.PlanMismatch("unshard.initialise_missing_keys: rank %d differs from rank 0: %s" % (rank, what))
+        self._follows = said[self.rank][2] == said[self.root][2]
+
+    def _check_budget(self):
+        own = {}
+        for slot in self.slots:
+            if slot.missing:
+                own.setdefault(id(slot.places[0][0]), []).append(slot)
+        for slots in own.values():
+            if cost(slots) > self.budget:
+                raise native.BudgetTooSmall(
+                    "unshard.initialise_missing_keys: a module's %s take %d bytes, and its initialiser needs them together; "
+                    "the budget is %d. Set .budget to at least %d."
+                    % (", ".join(repr(s.name) for s in slots), cost(slots), self.budget, cost(slots)))
+
+    def set_states(self, states):
+        if self._follows:
+            undo.set_random_states(states)
+
+    def tell(self, commands):
+        if dist.get_world_size(self._group) > 1:
+            dist.broadcast_object_list([commands], group=self._group, group_src=self.root)
+
+    def hear(self):
+        box = [None]
+        dist.broadcast_object_list(box, group=self._group, group_src=self.root)
+        return box[0]
+
+    def refuse(self, error):
+        communicator = handles.take_communicator(self.process_group)
+        native.refuse(communicator, str(error), self.options.get("timeout_ms", 600_000))
+        handles.give_back(communicator, self.process_group)
+
+    def _everyone(self, mine):
+        said = [None] * dist.get_world_size(self._group)
+        dist.all_gather_object(said, mine, group=self._group)
+        return said
+
+    def agree_at_the_end(self, error):
+        said = self._everyone(error and "%s: %s" % (type(error).__name__, error))
+        if error:
+            raise error
+        failed = next((r for r, s in enumerate(said) if s), None)
+        if failed is not None:
+            raise native.PeerFailed("unshard.initialise_missing_keys: rank %d: %s" % (failed, said[failed]))
+
+    def same_buffers(self):
+        """Those that initialisers changed are the root's, on every rank."""
+        changed = self.buffers.changed(self._model)
+        said = self._everyone({name: undo.digest(b) for name, (_, _, b) in changed.items()})
+        for name in said[self.root]:
+            if all(s.get(name) == said[self.root][name] for s in said):
+                continue
+            box = [changed[name][2] if self.rank == self.root else None]
+            dist.broadcast_object_list(box, group=self._group, group_src=self.root)
+            if self.rank != self.root:
+                owner = self._model.get_submodule(name.rpartition(".")[0])
+                self.buffers.set(owner, name.rpartition(".")[2], box[0])
+
+
+def _loaded(names, full, module, name, buffer):
+    """Whether a checkpoint had a buffer. Given names of what is missing, it had the others that checkpoints have, unless
+    all parameters of the module are missing."""
+    if names is None or getattr(buffer, "_is_hf_initialized", False):
+        return getattr(buffer, "_is_hf_initialized", False)
+    prefix = full[:len(full) - len(name)]
+    own = [prefix + n in names for n, p in module._parameters.items() if p is not None]
+    return full not in names and name not in module._non_persistent_buffers_set and not (own and all(own))
+
+
+def _told(error, rank):
+    """An error's class and words for the other ranks."""
+    if isinstance(error, (native.BudgetTooSmall, ValueError)) and type(error) in (native.BudgetTooSmall, ValueError):
+        return type(error), str(error)
+    return native.PeerFailed, "unshard.initialise_missing_keys: rank %d: %s: %s" % (rank, type(error).__name__, error)
+
+
+def _steps(model, initialise, slots, names):
+    """[(module, what to call)], children first, as transformers goes through a model; and names of modules."""
+    prefixes = {id(m): prefix for prefix, m in model.named_modules()}
     steps = []
+    if initialise is None and hasattr(model, "_initialize_weights"):
+        custom = model.is_custom_code() if hasattr(model, "is_custom_code") else False
 
-    def visit(module, call):
+        def visit(module, call):
+            for child in module.children():
+                # A model in the model: its own rules.
+                visit(child, child._initialize_weights if hasattr(child, "_initialize_weights") else call)
+            steps.append((module, functools.partial(call, module, custom)))
+
+        visit(model, model._initialize_weights)
+        return steps, prefixes
+
+    def reset(module):
+        own = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        if own is not None:
+            own()
+
+    missing = {id(m): s for s in slots if s.missing for m, _ in s.places}
+    owners = {id(m) for s in slots for m, _ in s.places}
+
+    def wanted(module):
+        """Whether something of it is missing; of a module that has nothing itself, something below it."""
+        lacks = id(module) in missing or names is not None and any(
+            prefixes[id(module)] + ("." if prefixes[id(module)] else "") + n in names for n in module._buffers)
+        return lacks or id(module) not in owners and any(id(m) in missing for m in module.modules())
+
+    seen = set()
+
+    def walk(module):
+        if id(module) in seen:
+            return
+        seen.add(id(module))
         for child in module.children():
-            own = from_transformers and hasattr(child, "_initialize_weights")   # a model in the model: its own rules
-            visit(child, child._initialize_weights if own else call)
-        steps.append((module, call))
+            walk(child)
+        if wanted(module):
+            steps.append((module, functools.partial(initialise or reset, module)))
 
-    visit(model, model._initialize_weights if from_transformers else initialise)
-    return steps
+    walk(model)
+    return steps, prefixes
 
 
 def _guarded(model):
@@ -86,109 +276,3 @@ def _guarded(model):
         return contextlib.nullcontext()
     from transformers import initialization
     return initialization.guard_torch_init_functions()
-
-
-def _parameter(tensor, like, loaded=False):
-    p = nn.Parameter(tensor, requires_grad=like.requires_grad)
-    p._is_hf_initialized = loaded
-    return p
-
-
-@contextlib.contextmanager
-def _in_place_of(others, places):
-    """Puts `others[p]` wherever the model has p."""
-    before = [(module, name, module._parameters[name]) for p in others for module, name in places[p]]
-    try:
-        for p, other in others.items():
-            for module, name in places[p]:
-                module._parameters[name] = other
-        yield
-    finally:
-        for module, name, p in before:
-            module._parameters[name] = p
-
-
-class _Uses(TorchDispatchMode):
-    """Notes which stand-ins operations use, and which of them are filled whole before anything else."""
-
-    FILLS = {"normal_", "uniform_", "zero_", "fill_", "copy_", "bernoulli_", "exponential_", "log_normal_", "random_"}
-
-    def __init__(self, params):
-        super().__init__()
-        self._params = params                                            # by the storage of the stand-in
-        self.uses, self.filled = set(), set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        schema = func._schema
-        if any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns):
-            return func(*args, **(kwargs or {}))                         # a view: neither reads nor writes
-        values, tensors, fills = {**dict(zip([a.name for a in schema.arguments], args)), **(kwargs or {})}, 0, False
-        for a in schema.arguments:
-            for t in tree_leaves(values.get(a.name)):
-                tensors += isinstance(t, torch.Tensor)
-                p = self._params.get(t.untyped_storage()._cdata) if isinstance(t, torch.Tensor) else None
-                if p is None:
-                    continue
-                fills = a.alias_info is not None and a.alias_info.is_write and t.numel() == _numel(p) and \
-                    schema.name.split("::")[1] in self.FILLS
-                if fills and p not in self.uses:
-                    self.filled.add(p)
-                self.uses.add(p)
-        # A stand-in has nothing to fill, and torch's own way to do so takes a millisecond.
-        return args[0] if fills and tensors == 1 else func(*args, **(kwargs or {}))
-
-
-def _numel(p):
-    n = 1
-    for extent in handles.whole_shape(p):
-        n *= extent
-    return n
-
-
-def _use(module, call, params):
-    """The missing parameters that a step uses, and those among them that it fills before it reads them."""
-    noted = _Uses(params)
-    try:
-        with noted:
-            call(module)
-        return noted.uses, noted.filled
-    except (RuntimeError, NotImplementedError):    # it wants values: then all that it may touch, in case
-        near = [p for m in (module, *module.children()) for p in m.parameters(recurse=False)]
-        near = {params.get(p.untyped_storage()._cdata) for p in near} - {None}
-        return noted.uses | near, set()
-
-
-class _Pass:
-    """Steps whose parameters are gathered by one range. Each group is what neighbouring steps have in common."""
-
-    def __init__(self):
-        self.steps, self._groups, self._known, self._filled = [], [], set(), set()
-
-    def add(self, module, call, uses, filled):
-        """False where a parameter of an earlier group is wanted again."""
-        last = self._groups[-1] if self._groups else set()
-        if uses & (self._known - last):
-            return False
-        if not uses & last:
-            self._groups.append(set())
-        self._groups[-1] |= uses
-        self._filled |= filled - self._known
-        self._known |= uses
-        self.steps.append((module, call, uses, filled))
-        return True
-
-    def access(self):
-        return "overwrite" if self._filled == self._known else "read_write"
-
-    def groups(self, names):
-        rank = {p: i for i, p in enumerate(names)}
-        return [sorted(group, key=rank.__getitem__) for group in self._groups]
-
-
-def _passes(steps, used):
-    passes = [_Pass()]
-    for (module, call), (uses, filled) in zip(steps, used):
-        if uses and not passes[-1].add(module, call, uses, filled):
-            passes.append(_Pass())
-            passes[-1].add(module, call, uses, filled)
-    return [p for p in passes if p.steps]
