@@ -54,7 +54,7 @@ using namespace faults;
 template <class A>
 bool one_case(A access, int victim, long n, bool breaks) {
   std::vector<std::vector<parameter>> models;
-  for (int r = 0; r < 2; ++r) models.push_back(model(2, r));
+  for (int r = 0; r < 2; ++r) models.push_back(model({.ranks = 2}, r));
   std::array<std::string, 2> told;
   bool happened = false;
   std::atomic<std::size_t> named = chunk_count;
@@ -89,9 +89,9 @@ bool one_case(A access, int victim, long n, bool breaks) {
                      << "'");
   for (std::size_t c = 0; c < chunk_count; ++c) {
     std::array<std::size_t, 3> bytes{};
-    for (std::size_t p = 0; p < chunk_of.size(); ++p) {
+    for (std::size_t p = 0; p < parameters_of({.ranks = 2}); ++p) {
       for (int r = 0; r < 2; ++r) {
-        if (chunk_of[p] == c) models[static_cast<std::size_t>(r)][p].count(r, bytes);
+        if (chunk_of({.ranks = 2}, p) == c) models[static_cast<std::size_t>(r)][p].count(r, bytes);
       }
     }
     const bool whole = bytes[2] == 0 && (bytes[0] == 0 || bytes[1] == 0);
