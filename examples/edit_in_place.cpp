@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Edits a sharded weight in place: merges a low-rank update, w += b a, as one does with an adapter before serving. The
 // weight passes through a buffer of 64 KiB, a few rows at a time; nobody ever holds all of it, and the root alone holds
 // what it edits.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Hands the weights of a training group to an inference group, step after step. Four trainers hold them as ZeRO-3 does,
 // two inference ranks as tensor parallelism does. The two plans are made once and replayed every step; no rank ever
 // holds more than a chunk. One communicator spans all six ranks, a second one the two of inference.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // initialise_missing: what a model loader does when the checkpoint lacks keys. It reads the parameter list of a real
 // model, shards it over ranks, and initialises every missing weight in chunks that never exceed a byte budget; then it
 // checks every shard, bit by bit. For comparison it does the same as loaders do today, with one gather of everything

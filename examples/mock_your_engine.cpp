@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tests an engine without its hardware: the mock wraps any communicator, counts what goes through it, and breaks it on
 // purpose. Here the threads engine; first a clean run, then one run for every operation at which rank 1 can fail.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // mpi: the main job (initialise_missing.cpp) over real processes: `mpirun -n 4 mpi [MODEL.tsv [SIZE [BUDGET]]]`, with
 // sizes as 512MiB.
 // Each process holds its shards and nothing of the others', so what the table says of memory is measured by the

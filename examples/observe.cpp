@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Watches a range from outside, by its `.observer`: a bar of progress, a trace for chrome://tracing and
 // ui.perfetto.dev, ranges for NVIDIA's profilers, and a picture of the memory. All are short headers in observers/.
 // `observe [FOLDER]` writes its files into that folder, `observed` where none is named; the bar goes to stderr.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Plugs in a tensor type that belongs to somebody else: one specialisation, once per engine, four functions and what is
 // optional. Here an engine with float16 tensors, padded ZeRO-3 shards, and a copy that must follow every change.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A transport of one's own: ranks are processes, joined by Unix sockets, two for each pair: one for the bytes, one for
 // the words of the agreement. It has no `capabilities()`, so it is only ever given contiguous runs. The library's
 // conformance kit then checks what the concept can't say.

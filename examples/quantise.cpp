@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Makes an int8 copy of a sharded model, tensor by tensor: each needs its largest value first, so each comes whole. The
 // model is only read; handles over const shards will do.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Saves a sharded model as one .safetensors file without ever holding more than a buffer of it: the header needs sizes
 // only, and chunks in order, cut where need be, are the file's bytes one after another. A file that can't be written is
 // an error on every rank, before anything moves where it can't be opened. Then opens the file again.

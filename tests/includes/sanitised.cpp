@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Two units of one program, PART 1 under the address sanitizer and PART 2 not, linked in this order: 2, 1. The inline
 // functions that both have are one and the same, so that the linker may keep either: a slot is closed all the same.
 #include <sanitizer/asan_interface.h>

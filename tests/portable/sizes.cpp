@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A size over what std::size_t holds is size_overflow, never a wrapped number; 64 bits hold all of these. A program of
 // its own, as it is built for other processors.
 #include <cstdio>
