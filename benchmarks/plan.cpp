@@ -40,11 +40,15 @@ struct way {
   const char* name;
   packing how;
   cut where;
+  residency on = root(0);
 };
 constexpr std::array ways{
     way{"in order", packing::in_order, cut::never}, way{"cut anywhere", packing::in_order, cut::anywhere},
     way{"cut oversized", packing::in_order, cut::oversized}, way{"best fit", packing::best_fit, cut::never},
     way{"best fit, cut oversized", packing::best_fit, cut::oversized}};
+
+constexpr std::array spread_ways{way{"spread in order", packing::in_order, cut::never, spread},
+                                 way{"spread, balanced", packing::balanced, cut::never, spread}};
 
 model read_sizes(const std::string& path) {
   std::ifstream file(path);
@@ -106,19 +110,19 @@ class table {
   /// Plans `list` as handles of layout L, in those `which` ways.
   template <class L>
   void measure(const std::string& name, const char* layout, const model& list, std::size_t budget,
-               const std::vector<way>& which, const bench::effort& effort) {
+               const std::vector<way>& which, const bench::effort& effort, int ranks = 8) {
     std::vector<handle<L>> handles;
     handles.reserve(list.size());
     std::vector<std::size_t> sizes;
     for (const parameter& p : list) {
       const extents shape = p.elements % 1024 == 0 ? extents{p.elements / 1024, 1024L} : extents{p.elements};
-      handles.push_back({flat_shard(shape, 8), p.element_size});
+      handles.push_back({flat_shard(shape, ranks), p.element_size});
       sizes.push_back(p.bytes());
     }
     std::size_t sink = 0;
     std::vector<bench::variant> variants;
     for (const way& w : which) {
-      const options o{.budget = budget, .packing = w.how, .cut = w.where};
+      const options o{.budget = budget, .packing = w.how, .cut = w.where, .on = w.on};
       variants.push_back({w.name, [&sink, &handles, o] { sink += make_plan(handles, o).chunks(); }});
     }
     const auto bytes_of = [](const auto& h) {
@@ -130,7 +134,7 @@ class table {
 
     const std::size_t largest = *std::max_element(sizes.begin(), sizes.end());
     for (std::size_t i = 0; i < which.size(); ++i) {
-      const options o{.budget = budget, .packing = which[i].how, .cut = which[i].where};
+      const options o{.budget = budget, .packing = which[i].how, .cut = which[i].where, .on = which[i].on};
       const chunk_plan plan = make_plan(handles, o);
       const std::size_t wrong = faults(handles, list, plan);
       wrong_ += wrong;
@@ -157,6 +161,7 @@ class table {
                                {"over_bound", over},
                                {"share", share},
                                {"utilisation", s.utilisation},
+                               {"balance", s.balance},
                                {"fullest", static_cast<double>(s.largest) / static_cast<double>(budget)},
                                {"wrong", wrong},
                                {"time_us", time.median() * 1e6},
@@ -204,6 +209,12 @@ int main(int argc, char** argv) {
       out.measure<any_layout>(name, "any_layout", list, 256 * MiB, which, effort);
       if (!brief) out.measure<flat_shard>(name, "flat_shard", list, 256 * MiB, which, effort);
     }
+  }
+  // Shared out between 10,000 ranks: 400 ms for a million is the goal.
+  for (const char* name : {"qwen", "mixed"}) {
+    model list = read_sizes(sizes + '/' + name + ".sizes");
+    list.resize((std::min)(list.size(), to));
+    out.measure<any_layout>(name, "any_layout", list, 256 * MiB, {spread_ways[0], spread_ways[1]}, effort, 10'000);
   }
   // With parameters of up to all of a chunk, a tenth of it and less; and cut into a hundred chunks.
   const bench::effort quick{effort.least, std::min(effort.seconds, 0.5)};

@@ -159,6 +159,8 @@ concept has_cost = requires(P& p) {
 template <class P>
 std::uint64_t cost_of(P& p, std::size_t bytes) {
   if constexpr (has_cost<P>) {
+    using found = std::remove_cvref_t<decltype(traits_of<P>::cost(p))>;
+    static_assert(std::integral<found> && !std::same_as<found, bool>, "cost(p) is to be an integer: std::uint64_t");
     return static_cast<std::uint64_t>(traits_of<P>::cost(p));
   } else {
     return bytes;

@@ -202,6 +202,15 @@ TEST_CASE("placement: stages and experts are on their ranks alone") {
   CHECK(holders(3) == holders(2));
 }
 
+TEST_CASE(
+    "placement: fsdp-tp cuts the columns of row-parallel matrices, the rows of the others, and vectors by FSDP alone") {
+  const std::vector<tensor> model =
+      listed("layers.0.q_proj.weight\tBF16\t8x16\t\t0\nlayers.0.o_proj.weight\tBF16\t8x16\t\t0\nnorm\tBF16\t8\t\t0\n");
+  const auto layouts = placement("fsdp-tp:2", 4, 1).layouts_of(model);
+  const unshard::extents sizes[] = {{2, 16}, {4, 8}, {4}};
+  for (std::size_t i = 0; i < 3; ++i) CHECK((*layouts[i].boxes_of(0).begin()).size == sizes[i]);
+}
+
 TEST_CASE("unshard-plan --layout, --stages: what can't be is an error that says why") {
   const std::string model = manifest("gpt2") + " --budget 1GiB --ranks 12 ";
   const std::pair<const char*, const char*> wrong[] = {
