@@ -190,14 +190,14 @@ class agreement {
       v.sum += words_[r].value;
       if (v.culprit < 0 && s == (any_failed ? saying::failed : saying::left)) v.culprit = static_cast<int>(r);
     }
-    if (any_failed) v.message = tell(failure)[static_cast<std::size_t>(v.culprit)];
+    if (any_failed) v.message = without_rank(tell(failure)[static_cast<std::size_t>(v.culprit)]);
     return v;
   }
 
-  /// One text of at most 255 bytes from every rank.
+  /// One text of every rank, of at most 255 bytes: longer ones lose their middle.
   vector<std::string> tell(std::string_view mine) {
     char text[message_bytes] = {};
-    std::memcpy(text, mine.data(), (std::min)(mine.size(), message_bytes - 1));
+    shortened(mine, message_bytes - 1).copy(text, message_bytes - 1);
     vector<char> all(message_bytes * words_.size());
     comm_.exchange(std::as_bytes(std::span(text)), std::as_writable_bytes(std::span(all)), timeout_ms_);
     vector<std::string> texts;
@@ -205,6 +205,15 @@ class agreement {
       const std::string_view from(all.data() + r * message_bytes, message_bytes);
       texts.emplace_back(from.substr(0, from.find('\0')));
     }
+    return texts;
+  }
+
+  /// The same of at most 510 bytes, for texts whose difference may stand anywhere.
+  vector<std::string> tell_long(std::string_view mine) {
+    const std::string text = shortened(mine, 2 * (message_bytes - 1));
+    vector<std::string> texts = tell(std::string_view(text).substr(0, message_bytes - 1));
+    const vector<std::string> rest = tell(std::string_view(text).substr((std::min)(text.size(), message_bytes - 1)));
+    for (std::size_t r = 0; r < texts.size(); ++r) texts[r] += rest[r];
     return texts;
   }
 
@@ -224,7 +233,7 @@ class agreement {
     const auto number = [](const vote_word& w) { return w.head & 0xffff'ffff'ffffULL; };
     say(vote_word(stage::search, saying::done, parameters, asked));
     if (const int other = first_different(digest); other != 0) {
-      const vector<std::string> texts = tell(settings);
+      const vector<std::string> texts = tell_long(settings);
       throw plan_mismatch(concat("unshard: the ranks ask for different things: ",
                                  differing_items(texts[0], texts[static_cast<std::size_t>(other)]),
                                  " [rank 0 against rank ", other, "]. Give all ranks equal options and access."),
@@ -249,7 +258,7 @@ class agreement {
       low = shortest;
     }
     const vector<std::string> texts =
-        tell(low < parameters ? describe(low) : concat("nothing: it has only ", parameters, " parameters"));
+        tell_long(low < parameters ? describe(low) : concat("nothing: it has only ", parameters, " parameters"));
     throw plan_mismatch(concat("unshard: parameter ", low, " differs: ", texts[0], " [rank 0] against ",
                                texts[static_cast<std::size_t>(culprit)], " [rank ", culprit,
                                "]. List the same parameters in the same order on every rank."),

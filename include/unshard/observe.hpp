@@ -38,25 +38,38 @@ struct event {
   std::size_t round_bytes = 0;  ///< bytes of values in all chunks of the round: those of the one chunk without spread
 };
 
-/// A view of any callable that takes a `const event&`. It owns nothing: the callable outlives the range. It is
-/// called on the thread that runs the range, must not use that range or its communicator, and must not throw.
+namespace detail {
+template <class F>
+concept function_pointer = std::is_pointer_v<F> && std::is_function_v<std::remove_pointer_t<F>>;
+}
+
+/// A view of any callable that takes a `const event&`: a lambda or object, which it does not own and which outlives the
+/// range, or a plain function (`log`, `&log`). It is called on the thread that runs the range, must not use that range
+/// or its communicator, and must not throw.
 class observer {
  public:
   constexpr observer() = default;
 
   template <class F>
-  requires(!std::same_as<std::remove_cvref_t<F>, observer> && std::invocable<F&, const event&>) constexpr observer(
-      F& callable)  // NOLINT(google-explicit-constructor): a view, like std::span of an array
+  requires(!std::same_as<std::remove_cvref_t<F>, observer> && std::is_object_v<F> && !detail::function_pointer<F> &&
+           std::invocable<F&, const event&>) constexpr observer(F& callable)  // NOLINT(google-explicit-constructor): a
+                                                                              // view, like std::span of an array
       : object_(const_cast<void*>(static_cast<const void*>(&callable))),
-        call_([](void* object, const event& e) { (*static_cast<F*>(object))(e); }) {}
+        call_([](const observer& o, const event& e) { (*static_cast<F*>(o.object_))(e); }) {}
+  template <class F>
+  requires(std::is_function_v<F>&& std::invocable<F&, const event&>)
+      observer(F* function)  // NOLINT(google-explicit-constructor)
+      : function_(reinterpret_cast<void (*)()>(function)),
+        call_([](const observer& o, const event& e) { reinterpret_cast<F*>(o.function_)(e); }) {}
 
   void operator()(const event& e) const {
-    if (call_ != nullptr) call_(object_, e);
+    if (call_ != nullptr) call_(*this, e);
   }
 
  private:
   void* object_ = nullptr;
-  void (*call_)(void*, const event&) = nullptr;
+  void (*function_)() = nullptr;
+  void (*call_)(const observer&, const event&) = nullptr;
 };
 
 }  // namespace v0

@@ -74,7 +74,7 @@ class chunk_plan {
   std::size_t capacity() const { return capacity_; }
   const plan_options& made_for() const { return options_; }        ///< what shaped it
   const unshard::capabilities& engine() const { return engine_; }  ///< what it takes the engine to be able to do
-  /// Of all layouts and element sizes, in order, with their ties.
+  /// Of all layouts, element sizes, groups and indivisible ones, in order, with their ties.
   std::uint64_t digest() const { return digest_; }
   /// Handles that share an earlier one's identity: {index, index of the first}, rising.
   std::span<const detail::tied_pair> ties() const { return {ties_.data(), ties_.size()}; }
@@ -253,6 +253,7 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
     const auto size = detail::to_size(detail::checked_mul(elements, static_cast<index_t>(element_size)));
     plan.digest_ = detail::mix(detail::mix(plan.digest_, detail::digest_of(known(layout))),
                                static_cast<std::uint64_t>(element_size));
+    plan.digest_ = detail::with_bounds<handle>(plan.digest_, h);
     const auto [first, first_size] = identities.first_of(detail::identity_of<handle>(h), index, size);
     if (first != index) {
       if (first_size != size)
@@ -285,7 +286,7 @@ chunk_plan make_plan(R&& handles, const options& o, const capabilities& c) {
 /// The same for what the engine can do now: the plan to replay over `comm`.
 template <parameter_range R, communicator C>
 chunk_plan make_plan(R&& handles, const options& o, const C& comm) {
-  return make_plan(std::forward<R>(handles), o, capabilities_of(comm));
+  return unshard::make_plan(std::forward<R>(handles), o, unshard::capabilities_of(comm));
 }
 
 }  // namespace v0

@@ -40,6 +40,20 @@ inline std::string in_bytes(std::uint64_t bytes, std::string_view noun = {}) {
   return concat(bytes, noun, " (", whole, '.', rest * 10 / 1024, ' ', units[unit], ')');
 }
 
+/// At most `most` bytes of a text (at least 8): what is too much is cut out of its middle, as ends tell names apart.
+inline std::string shortened(std::string_view text, std::size_t most) {
+  if (text.size() <= most) return std::string(text);
+  const std::size_t head = (most - 3) / 2;
+  return concat(text.substr(0, head), "...", text.substr(text.size() - (most - 3 - head)));
+}
+
+/// A message without the "[rank 1 of 2]" at its end, where another one takes it in and says its own.
+inline std::string_view without_rank(std::string_view message) {
+  const std::size_t tag = message.rfind(" [rank ");
+  const bool last = tag != std::string_view::npos && message.find(']', tag) + 1 == message.size();
+  return last ? message.substr(0, tag) : message;
+}
+
 /// `3 "layers.0.w"`, or just `3` where there is no name: how messages call a parameter.
 inline std::string called(std::size_t index, std::string_view name) {
   return name.empty() ? std::to_string(index) : concat(index, " \"", name, '"');

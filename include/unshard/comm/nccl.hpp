@@ -21,6 +21,7 @@
 #include <unshard/communicator.hpp>
 #include <unshard/error.hpp>
 #include <utility>
+#include <vector>
 
 namespace unshard {
 inline namespace v0 {
@@ -118,16 +119,12 @@ class nccl_communicator {
       if (mine.size() > words::max_word || all.size() != mine.size() * static_cast<std::size_t>(size_))
         throw batch_mismatch(detail::concat("nccl_communicator: exchange of ", mine.size(), " bytes into ", all.size(),
                                             "; at most 256 a rank, and room for ", size_, ". [rank ", rank_, "]"));
-      if (mine.empty()) return;
-      // Peers may need what is launched here before they come, and nobody goes on with it while the host is away.
-      if (!detail::poll(timeout_ms, [&] { return flights_.begin(); }))
-        detail::nccl_handle::late("exchange", timeout_ms);
-      if (words_ != nullptr) {
-        words_->exchange(mine, all, timeout_ms);
-      } else {
-        options_.exchange(mine, all, timeout_ms);
+      if (mine.empty()) {  // waits for the others like any other: a byte is sent that nobody looks at
+        const std::byte word{};
+        std::vector<std::byte> words_of_all(static_cast<std::size_t>(size_));
+        return exchange_words({&word, 1}, words_of_all, timeout_ms);
       }
-      static_cast<void>(comm_.settled("an operation of an earlier batch"));
+      exchange_words(mine, all, timeout_ms);
     });
   }
 
@@ -203,6 +200,17 @@ class nccl_communicator {
 #endif
     if (!options_.exchange) words_ = std::make_unique<words>(comm_.get(), rank_, size_, options_.timeout_ms);
     made_ = true;
+  }
+
+  void exchange_words(std::span<const std::byte> mine, std::span<std::byte> all, int timeout_ms) {
+    // Peers may need what is launched here before they come, and nobody goes on with it while the host is away.
+    if (!detail::poll(timeout_ms, [&] { return flights_.begin(); })) detail::nccl_handle::late("exchange", timeout_ms);
+    if (words_ != nullptr) {
+      words_->exchange(mine, all, timeout_ms);
+    } else {
+      options_.exchange(mine, all, timeout_ms);
+    }
+    static_cast<void>(comm_.settled("an operation of an earlier batch"));
   }
 
   bool ready(std::uint64_t number) {

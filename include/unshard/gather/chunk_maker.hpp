@@ -83,7 +83,7 @@ class chunk_maker {
               std::span<typename prepared_chunk<C, A>::byte>(traits_of<handle>::shard(h)).data()));
           if (here || !spread) fill::count(s.chunk, p);
           if (here)
-            fill::add(s.chunk, p, name_of<handle>(h), layout.shape(),
+            fill::add(s.chunk, p, detail::name_of<handle>(h), layout.shape(),
                       static_cast<std::size_t>(traits_of<handle>::element_size(h)), buffers_.chunk(slot));
           if constexpr (A::gathers) in.add(p, layout, holder);
           if constexpr (A::writes) {
@@ -140,8 +140,8 @@ class chunk_maker {
 
   schedule& empty_schedule(std::vector<schedule>& kept, movement way, residency on, std::size_t shifts) {
     if (kept.empty())
-      kept.emplace_back(way, comm_.rank(), comm_.size(), on, capabilities_of(comm_), collectives_of<batch_of<C>>(),
-                        shifts);
+      kept.emplace_back(way, comm_.rank(), comm_.size(), on, unshard::capabilities_of(comm_),
+                        collectives_of<batch_of<C>>(), shifts);
     kept.front().clear();
     return kept.front();
   }
@@ -160,7 +160,7 @@ class chunk_maker {
   void weigh_replicas(prepared_chunk<C, A>& s, const planned_piece& p, const L& layout, const schedule& out,
                       std::size_t before) {
     if (out.runs().size() == before) return;
-    const rank_list group = replicas_of(layout, comm_.rank(), p.first, p.elements);
+    const rank_list group = detail::replicas_of(layout, comm_.rank(), p.first, p.elements);
     if (group.size() < 2) return;
     std::uint64_t weight = 0;
     for (int j = 1; j < group.size(); ++j) {

@@ -40,19 +40,26 @@ class listed_parameters {
     for (std::size_t i = 0; i < handles.size(); ++i) {
       auto&& h = handles[i];
       const auto& layout = traits_of<handle>::layout(h);
-      digest =
-          mix(mix(digest, digest_of(known(layout))), static_cast<std::uint64_t>(traits_of<handle>::element_size(h)));
-      if (tie != plan.ties().end() && tie->first == i)
-        digest = mix(digest, static_cast<std::uint64_t>((tie++)->second));
+      digest = mix(mix(digest, detail::digest_of(known(layout))),
+                   static_cast<std::uint64_t>(traits_of<handle>::element_size(h)));
+      digest = detail::with_bounds<handle>(digest, h);
+      if (tie == plan.ties().end() || tie->first != i) continue;
+      auto&& first = handles[tie->second];
+      if (const std::uint64_t id = detail::identity_of<handle>(h); id == 0 || id != detail::identity_of<handle>(first))
+        throw stale_plan(concat("unshard: the plan was made while parameter ", called(i, detail::name_of<handle>(h)),
+                                " was tied to parameter ", called(tie->second, detail::name_of<handle>(first)),
+                                "; they share no `identity` any more. Make it anew. ", here()));
+      digest = mix(digest, static_cast<std::uint64_t>((tie++)->second));
     }
     if (digest != plan.digest() || handles.size() != plan.parameters())
       throw stale_plan(concat("unshard: the plan was made for ", plan.parameters(),
-                              " parameters of other layouts or element sizes than these ", handles.size(),
+                              " parameters of other layouts, element sizes or groups than these ", handles.size(),
                               ". Make it anew. ", here()));
   }
 
-  /// Layouts fit the communicator, shards are long enough, and nobody else has them open: else bad_layout, bad_shard,
-  /// aliased_parameters, overlapping_scope. `only` one round's parameters are opened, or all.
+  /// Layouts fit the communicator, shards are long enough, tied ones are one memory, and nobody else has them open:
+  /// else bad_layout, bad_shard, aliased_parameters, overlapping_scope. `only` one round's parameters are opened, or
+  /// all.
   void check(const chunk_plan& plan, std::size_t only, bool verify) {
     std::vector<later<shard_bytes, R>> open;
     std::vector<later<bool, R>> used(only == all_rounds ? 0 : handles.size(), false);
@@ -66,18 +73,19 @@ class listed_parameters {
       auto&& h = handles[i];
       const auto& layout = traits_of<handle>::layout(h);
       if (layout.ranks() != ranks_)
-        throw bad_layout(concat("unshard: parameter ", called(i, name_of<handle>(h)), " has a layout for ",
+        throw bad_layout(concat("unshard: parameter ", called(i, detail::name_of<handle>(h)), " has a layout for ",
                                 static_cast<int>(layout.ranks()), " ranks; the communicator has ", ranks_,
                                 ". Give it a layout for these ranks; on_ranks places one on some of them. ", here()));
       const auto needed = to_size(
           checked_mul(reach_of(known(layout), rank_), static_cast<index_t>(traits_of<handle>::element_size(h))));
       const auto shard = std::span<byte>(traits_of<handle>::shard(h));
       if (shard.size() < needed)
-        throw bad_shard(concat("unshard: the shard of parameter ", called(i, name_of<handle>(h)), " has ", shard.size(),
-                               " bytes; its layout gives this rank ", needed,
+        throw bad_shard(concat("unshard: the shard of parameter ", called(i, detail::name_of<handle>(h)), " has ",
+                               shard.size(), " bytes; its layout gives this rank ", needed,
                                ". Give all of the shard; padding behind it may be left out. ", here()),
                         i, needed, shard.size());
       const bool tied = tie != plan.ties().end() && tie->first == i;
+      if (verify && tied && needed > 0) check_tie(i, tie->second, h, shard.data());
       digest_ = mix(digest_, parameter_digest(h, layout, tied ? tie->second : i));
       if (tied) ++tie;
       if (verify && !tied && needed > 0 && (used.empty() || used[i])) {
@@ -88,7 +96,7 @@ class listed_parameters {
     if (verify)
       scope_.open(std::move(open), A::writes, [&](std::size_t i) {
         auto&& h = handles[i];
-        return called(i, name_of<handle>(h));
+        return called(i, detail::name_of<handle>(h));
       });
   }
 
@@ -108,10 +116,34 @@ class listed_parameters {
   std::string describe(std::size_t i) {
     auto&& h = handles[i];
     const auto& layout = traits_of<handle>::layout(h);
-    return concat('"', name_of<handle>(h), "\" ", to_text(extents(layout.shape())), " of ",
-                  static_cast<std::size_t>(traits_of<handle>::element_size(h)), "-byte elements, group ",
-                  group_of<handle>(h), has_cost<handle> ? concat(", cost ", cost_of<handle>(h, 0)) : std::string(),
-                  ", layout ", digest_of(known(layout)) % 1'000'000);
+    std::string text =
+        concat('"', shortened(detail::name_of<handle>(h), longest_name), "\" ", to_text(extents(layout.shape())),
+               " of ", static_cast<std::size_t>(traits_of<handle>::element_size(h)), "-byte elements");
+    if (const std::uint64_t id = detail::identity_of<handle>(h); id != 0) {
+      std::size_t first = 0;
+      const auto other = [&](std::size_t k) {
+        auto&& at = handles[k];
+        return detail::identity_of<handle>(at);
+      };
+      while (other(first) != id) ++first;
+      if (first != i) text += concat(", tied to parameter ", first);
+    }
+    if (detail::group_of<handle>(h) != 0) text += concat(", group ", detail::group_of<handle>(h));
+    if (detail::indivisible_of<handle>(h)) text += ", indivisible";
+    if constexpr (has_cost<handle>) text += concat(", cost ", detail::cost_of<handle>(h, 0));
+    text += concat(", layout over ", static_cast<int>(layout.ranks()), " ranks (digest ",
+                   detail::digest_of(known(layout)), ')');
+    for (int r = 0; r < layout.ranks() && text.size() < most_text; ++r) {
+      text += concat(r == 0 ? ": " : ", ", r, " has");
+      bool any = false;
+      for (const box& b : layout.boxes_of(r)) {
+        if (text.size() > most_text) break;
+        text += concat(any ? " and " : " ", to_text(b));
+        any = true;
+      }
+      if (!any) text += " none";
+    }
+    return text;
   }
 
   std::uint64_t digest() const { return digest_; }
@@ -127,7 +159,7 @@ class listed_parameters {
             if (p.elements == 0) return;
             auto&& h = handles[p.parameter];
             const auto& layout = traits_of<handle>::layout(h);
-            own += static_cast<std::size_t>(held_of(known(layout), rank_, p.first, p.elements)) *
+            own += static_cast<std::size_t>(detail::held_of(known(layout), rank_, p.first, p.elements)) *
                    (p.bytes / static_cast<std::size_t>(p.elements));
           });
       most = (std::max)(most, own);
@@ -155,7 +187,7 @@ class listed_parameters {
 
   parameter_size size_at(std::size_t i) {
     auto&& h = handles[i];
-    return size_of<handle>(h);
+    return detail::size_of<handle>(h);
   }
 
   /// Other scopes may open the shards again.
@@ -166,13 +198,27 @@ class listed_parameters {
 
  private:
   static constexpr std::uint64_t seed = 0x0be4;
+  static constexpr std::size_t longest_name = 160;  // bytes of a name in a description
+  static constexpr std::size_t most_text = 460;     // of a description: what agreement::tell_long says
 
   template <class L>
   std::uint64_t parameter_digest(handle& h, const L& layout, std::size_t tied_to) {
-    std::uint64_t d = mix(digest_of_text(0xda7a, name_of<handle>(h)), digest_of(known(layout)));
-    if constexpr (has_cost<handle>) d = mix(d, cost_of<handle>(h, 0));
-    d = mix(mix(d, static_cast<std::uint64_t>(traits_of<handle>::element_size(h))), std::uint64_t{tied_to});
-    return mix(mix(d, group_of<handle>(h)), static_cast<std::uint64_t>(indivisible_of<handle>(h)));
+    std::uint64_t d = mix(digest_of_text(0xda7a, detail::name_of<handle>(h)), detail::digest_of(known(layout)));
+    if constexpr (has_cost<handle>) d = mix(d, detail::cost_of<handle>(h, 0));
+    d = mix(mix(d, static_cast<std::uint64_t>(traits_of<handle>::element_size(h))),
+            static_cast<std::uint64_t>(tied_to));
+    return mix(mix(d, detail::group_of<handle>(h)), static_cast<std::uint64_t>(detail::indivisible_of<handle>(h)));
+  }
+
+  /// Tied parameters are one memory: else only the first's would be gathered and written.
+  void check_tie(std::size_t i, std::size_t first, handle& h, const std::byte* data) {
+    auto&& other = handles[first];
+    if (std::span<byte>(traits_of<handle>::shard(other)).data() == data) return;
+    throw aliased_parameters(
+        concat("unshard: parameters ", called(first, detail::name_of<handle>(other)), " and ",
+               called(i, detail::name_of<handle>(h)), " share an `identity`, and their shards are different memory: ",
+               "only the first would be gathered and written. Tie their memory, or give them no identity. ", here()),
+        first, i);
   }
 
   std::string here() const { return concat("[rank ", rank_, " of ", ranks_, ']'); }

@@ -40,12 +40,12 @@ class shift_loads {
     if (p.elements == 0) return;
     const std::size_t element_size = p.bytes / static_cast<std::size_t>(p.elements);
     const auto bytes_on = [&](int rank) {
-      return static_cast<std::size_t>(held_of(layout, rank, p.first, p.elements)) * element_size;
+      return static_cast<std::size_t>(detail::held_of(layout, rank, p.first, p.elements)) * element_size;
     };
     if (holder == rank_) {
       own_ += p.bytes;
       if (!writes) return;
-      for (int owner : ranks_of(layout, p.first, p.elements)) {
+      for (int owner : detail::ranks_of(layout, p.first, p.elements)) {
         if (owner != rank_) write_back_[shift(owner - rank_)] += bytes_on(owner);
       }
       return;
@@ -53,7 +53,7 @@ class shift_loads {
     const std::size_t mine = bytes_on(rank_);
     if (mine == 0) return;
     if (writes) write_back_[shift(rank_ - holder)] += mine;
-    const rank_list group = replicas_of(layout, rank_, p.first, p.elements);
+    const rank_list group = detail::replicas_of(layout, rank_, p.first, p.elements);
     if (gathers && !group.contains(holder) && in_turn(group, p.parameter) == rank_)
       gather_[shift(holder - rank_)] += mine;
   }

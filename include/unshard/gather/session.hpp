@@ -191,14 +191,14 @@ class session {
   // ---- the opening
 
   void take(const options& o) {
-    made_.push_back(make_plan(handles_.get(), o, capabilities_of(comm_)));
+    made_.push_back(unshard::make_plan(handles_.get(), o, unshard::capabilities_of(comm_)));
     plan_ = &made_.front();
     handles_.index();
   }
   void take(const chunk_plan& plan) {
     plan_ = &plan;
     handles_.index();
-    listed_.check_replay(plan, capabilities_of(comm_));
+    listed_.check_replay(plan, unshard::capabilities_of(comm_));
   }
 
   void prepare(const std::size_t* only) {
@@ -238,7 +238,7 @@ class session {
   }
 
   /// Whether what one round stages may exceed what a rank has for it: then the ranks agree on groups of shifts first.
-  bool has_shift_groups() const { return plan_->spreads() && !capabilities_of(comm_).regions; }
+  bool has_shift_groups() const { return plan_->spreads() && !unshard::capabilities_of(comm_).regions; }
 
   /// Behind the opening: the group that fits every rank, then what depends on it, which may fail on one rank alone.
   void agree_on_shifts() {
@@ -261,7 +261,7 @@ class session {
     const std::size_t alignment = plan_->made_for().alignment;
     const std::size_t largest = align_up(plan_->summary().largest, alignment);
     if (holds_) chunk = largest;
-    if (!capabilities_of(comm_).regions)
+    if (!unshard::capabilities_of(comm_).regions)
       staging = plan_->spreads() ? 2 * largest
                 : holds_         ? largest
                                  : align_up(listed_.most_own_bytes(*plan_, next_, last_), alignment);
@@ -274,7 +274,7 @@ class session {
   void agree(const std::exception_ptr& failure) {
     const std::string said = failure ? text_of(failure) : std::string();
     const std::string settings =
-        failure ? std::string() : settings_text(A::name, options_, *plan_, capabilities_of(comm_));
+        failure ? std::string() : settings_text(A::name, options_, *plan_, unshard::capabilities_of(comm_));
     verdict v;
     try {
       v = words_.open(
@@ -419,7 +419,7 @@ class session {
     end();
     if (deferred_) tell_observer(event_kind::failed, next_, text_of(std::exchange(deferred_, nullptr)));
     try {
-      comm_.abort(concat("in chunk ", writing_ ? committed_ : next_, " of a range or scope: ", why));
+      comm_.abort(concat("in chunk ", writing_ ? committed_ : next_, " of a range or scope: ", without_rank(why)));
     } catch (...) {  // no memory for the words
       comm_.abort("a rank failed, out of memory");
     }

@@ -59,7 +59,7 @@ inline std::uint64_t checksum(std::uint64_t seed, const std::byte* p, std::size_
     fold(value);
   }
   std::uint64_t value = bytes;
-  std::memcpy(&value, p, bytes);
+  if (bytes > 0) std::memcpy(&value, p, bytes);
   fold(value);
   return seed;
 }

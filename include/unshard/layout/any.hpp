@@ -124,7 +124,7 @@ class foreign_layout {
       } else {
         std::vector<int> list;
         for (int r = 0; r < base::ranks; ++r) {
-          if (same_boxes(layout, r, rank)) list.push_back(r);
+          if (detail::same_boxes(layout, r, rank)) list.push_back(r);
         }
         return rank_list(std::move(list));
       }

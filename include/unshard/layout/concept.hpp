@@ -133,7 +133,7 @@ int replica_of(const L& l, int rank) {
     return l.replica_of(rank);
   } else {
     int r = 0;
-    while (r < rank && !same_boxes(l, r, rank)) ++r;
+    while (r < rank && !detail::same_boxes(l, r, rank)) ++r;
     return r;
   }
 }
@@ -144,7 +144,7 @@ index_t held_of(const L& l, int rank, index_t first, index_t count) {
   const extents space = l.space();
   index_t held = 0;
   const auto add = [&](const auto& part, auto...) {
-    held += elements_before(part, space, first + count) - elements_before(part, space, first);
+    held += detail::elements_before(part, space, first + count) - detail::elements_before(part, space, first);
   };
   for_each_part(l, rank, first, count, part_visit{add, add});
   return held;
@@ -158,7 +158,7 @@ auto ranks_of(const L& l, index_t first, index_t count) {
   } else {
     std::vector<int> list;
     for (int r = 0; r < l.ranks(); ++r) {
-      if (held_of(l, r, first, count) > 0) list.push_back(r);
+      if (detail::held_of(l, r, first, count) > 0) list.push_back(r);
     }
     return rank_list(std::move(list));
   }

@@ -24,6 +24,13 @@ parameter_size size_of(P& p) {
   return {extents(traits_of<P>::layout(p).shape()).elements(), static_cast<std::size_t>(traits_of<P>::element_size(p))};
 }
 
+/// What else shapes a plan, folded into its digest: nothing where p has neither group nor indivisible.
+template <class P>
+std::uint64_t with_bounds(std::uint64_t digest, P& p) {
+  if (const std::uint64_t group = detail::group_of<P>(p); group != 0) digest = mix(mix(digest, 0x960b), group);
+  return detail::indivisible_of<P>(p) ? mix(digest, 0x1d17) : digest;
+}
+
 /// Asks for the memory of handles that come soon, where they lie in one array: on its own, the processor stops at the
 /// end of every page. A third of the time of a plan of a million (bench_plan).
 template <class R, class P>

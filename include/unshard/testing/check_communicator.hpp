@@ -146,8 +146,8 @@ class conformance_rank : check_context {
     comm.exchange({&word, 1}, all, patience_ms);
     for (int r = 0; r < n; ++r)
       expect(all[static_cast<std::size_t>(r)] == std::byte(r), "not every rank is there, once");
-    const unshard::capabilities c = capabilities_of(comm);
-    expect(c == capabilities_of(comm), "capabilities change");
+    const unshard::capabilities c = unshard::capabilities_of(comm);
+    expect(c == unshard::capabilities_of(comm), "capabilities change");
     expect(c.max_operations != 1, "max_operations is 1; 0 (no limit) or at least 2");
     const bytes mine{std::byte(c.regions), std::byte(c.max_operations & 255), std::byte(c.max_bytes & 255),
                      std::byte(c.staging & 255)};
@@ -200,7 +200,7 @@ class conformance_rank : check_context {
     empty.wait(patience_ms);
   }
   bool over_limit(std::size_t size, int operations) const {
-    const unshard::capabilities c = capabilities_of(comm);
+    const unshard::capabilities c = unshard::capabilities_of(comm);
     return (c.max_bytes != 0 && size > c.max_bytes) ||
            (c.max_operations != 0 && static_cast<std::size_t>(operations) > c.max_operations);
   }
@@ -312,7 +312,7 @@ class conformance_rank : check_context {
 
   /// Lists of strided regions whose two ends have other shapes.
   void regions() {
-    if (!capabilities_of(comm).regions) return;
+    if (!unshard::capabilities_of(comm).regions) return;
     const int next = (me + 1) % n, before = (me + n - 1) % n;
     const bytes value = pattern(48, me);
     bytes to(60, std::byte{0xee});

@@ -62,7 +62,7 @@ void check_cover(const L& l, const extents& space, std::vector<finding>& out) {
   index_t sum = 0;
   for (int r = 0; r < l.ranks(); ++r) {
     int same = 0;
-    while (same < r && !same_boxes(l, same, r)) ++same;
+    while (same < r && !detail::same_boxes(l, same, r)) ++same;
     if (same < r) continue;  // a replica
     for (const box& b : l.boxes_of(r)) {
       if (b.size.elements() == 0) continue;
@@ -94,7 +94,7 @@ void check_optional(const L& l, std::vector<finding>& out) {
   for (int r = 0; r < l.ranks(); ++r) {
     std::vector<int> same;
     for (int p = 0; p < l.ranks(); ++p) {
-      if (same_boxes(l, p, r)) same.push_back(p);
+      if (detail::same_boxes(l, p, r)) same.push_back(p);
     }
     if constexpr (requires { l.replica_of(r); }) {
       if (l.replica_of(r) != same.front())
@@ -104,7 +104,7 @@ void check_optional(const L& l, std::vector<finding>& out) {
     if constexpr (requires { l.replicas_of(r); }) {
       std::vector<int> told;
       for (int p : l.replicas_of(r)) told.push_back(p);
-      if (told != same && held_of(l, r, 0, l.space().elements()) > 0)
+      if (told != same && detail::held_of(l, r, 0, l.space().elements()) > 0)
         out.push_back({"layout: replicas_of is all ranks with the same boxes",
                        concat("of rank ", r, ": ", told.size(), " of them, found ", same.size())});
     }
@@ -117,7 +117,7 @@ void check_optional(const L& l, std::vector<finding>& out) {
         if (count > n - first) continue;
         std::vector<int> held;
         for (int r = 0; r < l.ranks(); ++r) {
-          if (held_of(l, r, first, count) > 0) held.push_back(r);
+          if (detail::held_of(l, r, first, count) > 0) held.push_back(r);
         }
         std::vector<int> told;
         for (int r : l.ranks_of(first, count)) told.push_back(r);

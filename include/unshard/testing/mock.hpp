@@ -187,7 +187,7 @@ class mock_communicator {
 
   unshard::capabilities capabilities() const {
     const auto least = [](std::size_t a, std::size_t b) { return a == 0 || (b != 0 && b < a) ? b : a; };
-    unshard::capabilities c = capabilities_of(std::as_const(engine_));
+    unshard::capabilities c = unshard::capabilities_of(std::as_const(engine_));
     c.regions = c.regions && limits_.regions;
     c.max_operations = least(c.max_operations, limits_.max_operations);
     c.max_bytes = least(c.max_bytes, limits_.max_bytes);

@@ -91,11 +91,10 @@ class mpi_engine {
     if (mine.size() > max_word || all.size() / static_cast<std::size_t>(size_) < mine.size())
       throw bad_options(concat("mpi_communicator: exchange of ", mine.size(), " bytes into ", all.size(), "; at most ",
                                max_word, " a rank, of ", size_, " ranks. [rank ", rank_, "]"));
-    if (mine.empty()) return;
-    std::memcpy(words_->mine, mine.data(), mine.size());
+    const int sent = mine.empty() ? 1 : static_cast<int>(mine.size());  // MPI need not wait where nothing is sent
+    std::copy(mine.begin(), mine.end(), words_->mine);
     typename Mpi::request request = Mpi::no_request();
-    failed(Mpi::iallgather(words_->mine, words_->all.data(), static_cast<int>(mine.size()), comm_, request),
-           "MPI_Iallgather");
+    failed(Mpi::iallgather(words_->mine, words_->all.data(), sent, comm_, request), "MPI_Iallgather");
     words_->busy = true;
     pacer pace(timeout_ms);
     for (bool here = false;;) {
@@ -107,7 +106,7 @@ class mpi_engine {
     words_->busy = false;
     listen("exchange", true);  // words that come late may meet a peer that gave up
     ++exchanges_;
-    std::memcpy(all.data(), words_->all.data(), mine.size() * static_cast<std::size_t>(size_));
+    std::copy_n(words_->all.data(), mine.size() * static_cast<std::size_t>(size_), all.data());
   }
 
   /// Tells the peers, then cancels what can be cancelled and gives the rest `abort_ms` to end.

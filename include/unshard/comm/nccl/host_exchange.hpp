@@ -12,29 +12,42 @@
 namespace unshard {
 inline namespace v0 {
 
-/// A view of what exchanges words between hosts: a callable of (mine, all, timeout_ms), or an object with such an
-/// `exchange`, an mpi_communicator for one, whose `abort`, if any, is called, too. The object outlives the view.
+/// A view of what exchanges words between hosts: a callable of (mine, all, timeout_ms), a plain function too, or an
+/// object with such an `exchange`, an mpi_communicator for one, whose `abort`, if any, is called, too. The object
+/// outlives the view.
 class host_exchange {
+  using words = std::span<const std::byte>;
+  using room = std::span<std::byte>;
+  template <class F>
+  static constexpr bool function_pointer = std::is_pointer_v<F>&& std::is_function_v<std::remove_pointer_t<F>>;
+
  public:
   constexpr host_exchange() = default;
   template <class F>
-  requires(!std::same_as<std::remove_cvref_t<F>, host_exchange>)
+  requires(!std::same_as<std::remove_cvref_t<F>, host_exchange> && std::is_object_v<F> && !function_pointer<F>)
       host_exchange(F& way)  // NOLINT(google-explicit-constructor): a view, like std::span of an array
-      : object_(&way),
-        call_([](void* object, std::span<const std::byte> mine, std::span<std::byte> all, int timeout_ms) {
-          if constexpr (requires(F & f) { f.exchange(mine, all, timeout_ms); }) {
-            static_cast<F*>(object)->exchange(mine, all, timeout_ms);
+      : object_(&way), call_([](const host_exchange& self, words mine, room all, int timeout_ms) {
+          F& there = *static_cast<F*>(self.object_);
+          if constexpr (requires { there.exchange(mine, all, timeout_ms); }) {
+            there.exchange(mine, all, timeout_ms);
           } else {
-            (*static_cast<F*>(object))(mine, all, timeout_ms);
+            there(mine, all, timeout_ms);
           }
         }) {
     if constexpr (requires(F & f, std::string_view reason) { f.abort(reason); })
       abort_ = [](void* object, std::string_view reason) { static_cast<F*>(object)->abort(reason); };
   }
+  template <class F>
+  requires(std::is_function_v<F>&& std::invocable<F&, std::span<const std::byte>, std::span<std::byte>, int>)
+      host_exchange(F* function)  // NOLINT(google-explicit-constructor)
+      : function_(reinterpret_cast<void (*)()>(function)),
+        call_([](const host_exchange& self, words mine, room all, int timeout_ms) {
+          reinterpret_cast<F*>(self.function_)(mine, all, timeout_ms);
+        }) {}
 
   explicit operator bool() const { return call_ != nullptr; }
   void operator()(std::span<const std::byte> mine, std::span<std::byte> all, int timeout_ms) const {
-    call_(object_, mine, all, timeout_ms);
+    call_(*this, mine, all, timeout_ms);
   }
   void abort(std::string_view reason) const {
     if (abort_ != nullptr) abort_(object_, reason);
@@ -42,7 +55,8 @@ class host_exchange {
 
  private:
   void* object_ = nullptr;
-  void (*call_)(void*, std::span<const std::byte>, std::span<std::byte>, int) = nullptr;
+  void (*function_)() = nullptr;
+  void (*call_)(const host_exchange&, words, room, int) = nullptr;
   void (*abort_)(void*, std::string_view) = nullptr;
 };
 
