@@ -32,7 +32,7 @@ MUTANTS = [
     ('digests_not_compared', 'faults', [
         (AGREEMENT, 'v.culprit >= 0 || first_different([](const vote_word& w) { return w.value; }) == 0', 'true')]),
     ('settings_not_in_the_digest', 'faults', [(AGREEMENT, '0, mix(asked, digest)', '0, digest')]),
-    ('engine_of_the_plan_compared', 'errors', [(SESSION, '*plan_, capabilities_of(comm_))', '*plan_, plan_->engine())')]),
+    ('engine_of_the_plan_compared', 'errors', [(SESSION, '*plan_, unshard::capabilities_of(comm_))', '*plan_, plan_->engine())')]),
     ('chunk_of_another_rank', 'property', [('gather/rounds.hpp', 'visit(p, chunk, plan.spreads() ? h : -1)', 'visit(p, chunk, plan.spreads() ? 0 : -1)')]),
     ('shift_groups_not_agreed', 'property', [(SESSION, 'shifts_ = static_cast<std::size_t>(words_.least(shifts_));', 'static_cast<void>(words_.least(shifts_));')]),
     ('shift_groups_too_large', 'property', [('gather/rounds.hpp', 'if (sent > staging_ || written > staging_) return false;', '')]),
