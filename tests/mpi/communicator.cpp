@@ -214,6 +214,25 @@ TEST_CASE("mpi_communicator: two ends of different lengths are batch_mismatch wh
   }
 }
 
+TEST_CASE("mpi_communicator: two messages whose lengths are swapped at one end are batch_mismatch, not exchanged") {
+  if (size() < 2) return;
+  mpi_communicator c(MPI_COMM_WORLD);
+  const bytes eight = pattern(8, 1), many = pattern(24, 2);
+  bytes in_many(24), in_eight(8);
+  mpi_batch b = c.open_batch();
+  if (c.rank() == 0) recv(b, in_many, 1), recv(b, in_eight, 1);
+  if (c.rank() == 1) send(b, eight, 0), send(b, many, 0);
+  mpi_completion done = c.launch(std::move(b));
+  barrier();
+  if (c.rank() == 0) {
+    const std::string words = thrown<batch_mismatch>([&] { done.wait(patient_ms); });
+    CHECK_MESSAGE(contains(words, "rank 0 expected 24 bytes from rank 1, which sent 8"), words);
+  }
+  barrier();
+  if (c.rank() < 2) c.abort("the lengths differ");
+  barrier();
+}
+
 TEST_CASE("mpi_communicator: a rank that does not come is peer_timeout on all that wait, and poisons") {
   if (size() < 2) return;
   bytes in(100'000), out(100'000);

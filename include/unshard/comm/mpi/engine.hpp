@@ -204,10 +204,11 @@ class mpi_engine {
   }
 
   void post(mpi_flight<Mpi>& flight, bool sends) {
+    std::vector<std::size_t> before(static_cast<std::size_t>(size_));  // messages to or from each peer so far
     for (std::size_t i = 0; i < flight.messages.size(); ++i) {
       mpi_message<Mpi>& m = flight.messages[i];
       if (m.sends != sends) continue;
-      const int tag = tag_of(flight.number, m.bytes);
+      const int tag = tag_of(flight.number, before[static_cast<std::size_t>(m.peer)]++, m.bytes);
       failed(sends ? Mpi::isend(m.base, m.count, m.type.get(), m.peer, tag, comm_, flight.requests[i])
                    : Mpi::irecv(m.base, m.count, m.type.get(), m.peer, tag, comm_, flight.requests[i]),
              sends ? "MPI_Isend" : "MPI_Irecv");
@@ -243,11 +244,13 @@ class mpi_engine {
                                ". Give both ends of a transfer equally many bytes.")));
   }
 
-  /// The tag of a message says its launch and its length, so that one of another length is never received: MPI writes
-  /// past the end or ends the process (Open MPI 4.1, MPICH 4.0) where it is longer than its receive.
-  int tag_of(std::size_t launch, std::size_t bytes) const {
-    const auto lengths = static_cast<std::size_t>(tag_ub_ / launches_told_apart);
-    return static_cast<int>(launch % launches_told_apart * lengths + bytes % (lengths - 1)) + 1;
+  /// The tag of a message says its launch, its place among those of one pair of ranks, and its length, so that one of
+  /// another length or place is never received: MPI writes past the end or ends the process (Open MPI 4.1, MPICH 4.0)
+  /// where it is longer than its receive.
+  int tag_of(std::size_t launch, std::size_t place, std::size_t bytes) const {
+    constexpr std::size_t apart = 40'503;  // tags of one length at neighbouring places
+    const auto tags = static_cast<std::size_t>(tag_ub_ / launches_told_apart);
+    return static_cast<int>(launch % launches_told_apart * tags + (bytes + place * apart) % (tags - 1)) + 1;
   }
 
   /// All receives of a launch are posted at once, so what came for it and found none has another length.
@@ -258,7 +261,7 @@ class mpi_engine {
       bool here = false;
       typename Mpi::status status;
       failed(Mpi::iprobe(m.peer, Mpi::any_tag(), comm_, here, status), "MPI_Iprobe");
-      const int first = tag_of(flight.number, 0);
+      const int first = tag_of(flight.number, 0, 0);
       const int next = first + tag_ub_ / launches_told_apart;
       if (here && Mpi::tag(status) >= first && Mpi::tag(status) < next) differ(m, status);
     }
