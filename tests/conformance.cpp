@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <string>
+#include <thread>
 #include <unshard/comm/threads.hpp>
 #include <unshard/testing/conformance.hpp>
 #include <unshard/testing/mock.hpp>
@@ -189,6 +192,18 @@ struct takes_any_length : mailbox_communicator {
   done launch(batch b) { return mailbox_communicator::launch(std::move(b)); }
 };
 
+struct matches_by_length : mailbox_communicator {  // messages of one pair, whatever their order
+  using mailbox_communicator::mailbox_communicator;
+  done launch(batch b) {
+    const auto copies = [](const operation& o) { return o.to < 0 && o.from < 0; };
+    const auto length = [](const operation& o) { return o.to >= 0 ? bytes_of(o.source) : bytes_of(o.target); };
+    if (std::none_of(b.list.begin(), b.list.end(), copies))
+      std::stable_sort(b.list.begin(), b.list.end(),
+                       [&](const operation& x, const operation& y) { return length(x) < length(y); });
+    return mailbox_communicator::launch(std::move(b));
+  }
+};
+
 struct wrong_root : mailbox_communicator {  // its broadcast comes from rank 0, always
   using mailbox_communicator::mailbox_communicator;
   struct batch : mailbox_communicator::batch {
@@ -352,6 +367,7 @@ TEST_CASE("check_communicator: each wrong engine is caught by name") {
       wrong<one_operation>(numbered),
       wrong<promises_regions>("communicator: strided regions keep their row-major order"),
       wrong<takes_any_length>("communicator: two ends of different length are an error"),
+      wrong<matches_by_length>("communicator: two messages whose lengths are swapped at one end are an error"),
       wrong<wrong_root>("communicator: the optional collectives do what they say"),
   };
   // All at once: they spend their time waiting.
@@ -362,6 +378,55 @@ TEST_CASE("check_communicator: each wrong engine is caught by name") {
   for (std::thread& t : threads) t.join();
   for (std::size_t i = 0; i < std::size(engines); ++i)
     CHECK_MESSAGE(found(findings[i], engines[i].caught_by), engines[i].caught_by << "\n" << text_of(findings[i]));
+}
+
+TEST_CASE("check_communicator: bodies that run elsewhere, whose findings would be lost, are a finding") {
+  const auto findings = check_communicator([](int, auto) {}, 200);
+  REQUIRE(!findings.empty());
+  CHECK_MESSAGE(findings[0].what.find("on 0 of the ranks") != std::string::npos, text_of(findings));
+}
+
+namespace {
+
+/// A right engine whose abort may overtake a word, as over sockets; rank 1 is slow.
+struct overtaking {
+  threads_communicator& c;
+  std::atomic<bool>& aborted;
+  int rank() const { return c.rank(); }
+  int size() const { return c.size(); }
+  auto capabilities() const { return c.capabilities(); }
+  auto open_batch() { return c.open_batch(); }
+  template <class B>
+  auto launch(B b) {
+    return c.launch(std::move(b));
+  }
+  void exchange(std::span<const std::byte> mine, std::span<std::byte> all, int ms) {
+    try {
+      c.exchange(mine, all, ms);
+    } catch (...) {
+      aborted = true;
+      throw;
+    }
+    if (rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(60));
+    if (aborted) throw peer_failed("a peer aborted: the reason why", -1);
+  }
+  void abort(std::string_view reason) noexcept {
+    aborted = true;
+    c.abort(reason);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("check_communicator: an abort that overtakes the kit's own words is no finding") {
+  const auto findings = check_communicator([](int n, auto f) {
+    std::atomic<bool> aborted{false};
+    run_ranks(n, [&](threads_communicator& c) {
+      overtaking o{c, aborted};
+      f(o);
+    });
+  });
+  CHECK_MESSAGE(findings.empty(), text_of(findings));
 }
 
 TEST_CASE("check_layout: the ready-made layouts keep all promises") {

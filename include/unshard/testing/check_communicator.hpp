@@ -98,8 +98,10 @@ class conformance_rank : check_context {
         return wait_times_out();
       case 12:
         return aborts();
-      default:
+      case 13:
         return mismatch();
+      default:
+        return swapped();
     }
   }
 
@@ -108,6 +110,16 @@ class conformance_rank : check_context {
     std::byte word{};
     bytes all(static_cast<std::size_t>(n));
     comm.exchange({&word, 1}, all, patience_ms);
+  }
+  /// The same where a peer may abort meanwhile: false where this rank learned of that first, and can't tell more.
+  bool met() {
+    try {
+      barrier();
+      return true;
+    } catch (const error&) {
+      comm.abort("over");
+      return false;
+    }
   }
   static region run_of(std::byte* p, std::size_t size) { return {p, {static_cast<index_t>(size)}, {1}}; }
   // Lists that are spoilt as soon as the call is over, as the contract has it.
@@ -206,19 +218,20 @@ class conformance_rank : check_context {
   }
 
   void message_order() {
-    if (over_limit(8, 8)) return;
+    constexpr std::array<std::size_t, 6> sizes{8, 8, 24, 16, 8, 24};
+    if (over_limit(24, 2 * static_cast<int>(sizes.size()))) return;
     const int next = (me + 1) % n, before = (me + n - 1) % n;
-    std::array<bytes, 4> from, to;
+    std::array<bytes, sizes.size()> from, to;
     auto b = comm.open_batch();
-    for (std::size_t i = 0; i < 4; ++i) {
-      from[i] = pattern(8, me * 8 + static_cast<int>(i));
-      to[i].resize(8);
-      send(b, from[i].data(), 8, next);
-      recv(b, to[i].data(), 8, before);
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+      from[i] = pattern(sizes[i], me * 8 + static_cast<int>(i));
+      to[i].resize(sizes[i]);
+      send(b, from[i].data(), sizes[i], next);
+      recv(b, to[i].data(), sizes[i], before);
     }
     comm.launch(std::move(b)).wait(patience_ms);
-    for (std::size_t i = 0; i < 4; ++i)
-      expect_bytes(to[i].data(), pattern(8, before * 8 + static_cast<int>(i)), "message", static_cast<int>(i));
+    for (std::size_t i = 0; i < sizes.size(); ++i)
+      expect_bytes(to[i].data(), pattern(sizes[i], before * 8 + static_cast<int>(i)), "message", static_cast<int>(i));
   }
 
   /// What was written between send and launch travels; a batch that is thrown away does not.
@@ -395,7 +408,7 @@ class conformance_rank : check_context {
   void exchange_times_out() {
     bytes token(16), all(16 * static_cast<std::size_t>(n));
     const auto entered = clock::now();
-    barrier();
+    if (!met()) return;
     if (me == n - 1) {
       std::this_thread::sleep_for(std::chrono::milliseconds(10 * short_ms));
     } else {
@@ -410,7 +423,7 @@ class conformance_rank : check_context {
   void wait_times_out() {
     bytes to(64);
     const auto entered = clock::now();
-    barrier();
+    if (!met()) return;
     if (me == n - 1) {
       std::this_thread::sleep_for(std::chrono::milliseconds(10 * short_ms));
     } else {
@@ -429,7 +442,7 @@ class conformance_rank : check_context {
 
   void aborts() {
     bytes token(16), all(16 * static_cast<std::size_t>(n));
-    barrier();
+    if (!met()) return;
     if (me == n - 1) {
       dawdle(true);
       comm.abort("the reason why");
@@ -461,6 +474,25 @@ class conformance_rank : check_context {
     }
     expect(threw == std::byte{1}, "8 bytes were sent, 9 received, and no error");
   }
+
+  /// Messages match in their order, not by their lengths.
+  void swapped() {
+    if (over_limit(24, 4)) return;
+    bytes from(24), to(24), more(24);
+    const int before = (me + n - 1) % n, next = (me + 1) % n;
+    bool threw = false;
+    try {
+      auto b = comm.open_batch();
+      send(b, from.data(), 8, next);
+      send(b, from.data(), 24, next);
+      recv(b, to.data(), 24, before);
+      recv(b, more.data(), 8, before);
+      comm.launch(std::move(b)).wait(patience_ms);
+    } catch (const error&) {
+      threw = true;
+    }
+    expect(threw, "8 and 24 bytes were sent, 24 and 8 received, and no error");
+  }
 };
 
 /// The promises, in the order of conformance_rank::run, and how many ranks it takes to break them.
@@ -483,6 +515,7 @@ inline constexpr communicator_check communicator_checks[] = {
     {"communicator: wait throws peer_timeout, and then every call throws", 2},
     {"communicator: abort wakes the others with the reason, and then every call throws", 2},
     {"communicator: two ends of different length are an error", 2},
+    {"communicator: two messages whose lengths are swapped at one end are an error", 2},
 };
 
 }  // namespace detail

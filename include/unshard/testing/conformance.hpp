@@ -28,16 +28,23 @@ template <class Make>
 std::vector<finding> run_check(Make& make, int ranks, int patience_ms, std::size_t which) {
   const char* const name = communicator_checks[which].name;
   std::mutex mutex;
+  int reported = 0;
   std::vector<finding> out;
   const auto one = [&]<class C>(C& comm) {
     std::vector<finding> mine;
     guarded(mine, name, [&] { conformance_rank<C>(comm, patience_ms, mine, name).run(which); });
     if (!mine.empty()) comm.abort("the conformance kit found something");  // nobody is to wait for this rank
     const std::lock_guard lock(mutex);
+    ++reported;
     for (finding& f : mine) out.push_back(std::move(f));
   };
   if constexpr (requires { make(ranks, any_rank{}); }) {
     guarded(out, name, [&] { make(ranks, one); });
+    if (out.empty() && reported != ranks)
+      out.push_back(
+          {name, concat("make(", ranks, ", f) returned, and f had ended on ", reported,
+                        " of the ranks in this process: findings of other processes are lost. Where ranks are "
+                        "processes, call check_communicator in each of them, with make().")});
   } else if constexpr (requires { make(ranks).communicator(0); }) {
     auto group = make(ranks);
     std::vector<std::thread> threads;
