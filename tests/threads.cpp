@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <unshard/comm/threads.hpp>
 
 #include "random_copies.hpp"
@@ -262,4 +263,44 @@ TEST_CASE("threads_communicator: two groups keep apart, and a thread may use bot
     CHECK_THROWS_AS(exchange_one(b, 0), peer_failed);
     exchange_one(a, 0);
   });
+}
+
+/// The last to launch copies a small batch itself; a rank that finds no core free meanwhile is woken for older work.
+TEST_CASE("threads_communicator: nobody sleeps beside open work after a small batch") {
+  constexpr std::size_t count = 40;
+  for (int turn = 0; turn < 10; ++turn) {
+    threads_group group(3, 1);
+    const bytes large = pattern(16 << 20, turn), small = pattern(120'000, turn + 1);
+    bytes large_to(large.size());
+    std::vector<bytes> small_to(count, bytes(small.size()));
+    std::atomic<bool> arrived{false};
+    std::vector<std::thread> threads;
+    for (int r = 0; r < 3; ++r) {
+      threads.emplace_back([&, r] {
+        auto c = group.communicator(r);
+        const auto launch = [&](const bytes& from, bytes& to) {
+          threads_batch b = c.open_batch();
+          if (r == 0) send(b, from, 1);
+          if (r == 1) recv(b, to, 0);
+          return c.launch(std::move(b));
+        };
+        std::vector<threads_completion> all;
+        all.push_back(launch(large, large_to));
+        if (r == 2) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        for (bytes& to : small_to) all.push_back(launch(small, to));
+        if (r == 2) {  // busy elsewhere until the others are through
+          for (int waited = 0; !arrived && waited < 10'000; ++waited)
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+          CHECK(arrived);
+        }
+        for (threads_completion& one : all) {
+          one.wait(0);
+          if (r == 1) arrived = true;
+        }
+      });
+    }
+    for (std::thread& t : threads) t.join();
+    CHECK(large_to == large);
+    for (const bytes& to : small_to) CHECK(to == small);
+  }
 }

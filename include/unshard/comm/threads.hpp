@@ -138,10 +138,13 @@ static_assert(communicator<threads_communicator>);
 /// Ranks that can talk to each other. The communicators keep what they share alive; the group itself may go.
 class threads_group {
  public:
-  /// Throws bad_options for no ranks.
-  explicit threads_group(int ranks) {
+  /// `cores`: how many ranks copy at a time, 0: as many as the machine has cores. Throws bad_options for no ranks, or
+  /// fewer than no cores.
+  explicit threads_group(int ranks, int cores = 0) {
     if (ranks < 1) throw bad_options(detail::concat("threads_group: ", ranks, " ranks; give at least 1."));
-    engine_ = std::make_shared<detail::threads_engine>(ranks);
+    if (cores < 0)
+      throw bad_options(detail::concat("threads_group: ", cores, " cores; give at least 1, or 0 for all."));
+    engine_ = std::make_shared<detail::threads_engine>(ranks, cores);
   }
 
   int size() const noexcept { return engine_->size(); }

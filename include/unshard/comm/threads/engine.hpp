@@ -51,9 +51,9 @@ class threads_engine {
  public:
   static constexpr std::size_t longest_word = 256;
 
-  explicit threads_engine(int ranks)
+  threads_engine(int ranks, int cores)
       : ranks_(static_cast<std::size_t>(ranks)),
-        workers_(std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, ranks)) {
+        workers_(std::clamp(cores > 0 ? cores : static_cast<int>(std::thread::hardware_concurrency()), 1, ranks)) {
     for (round& r : rounds_) r.words.resize(ranks_.size() * longest_word);
   }
 
@@ -221,6 +221,7 @@ class threads_engine {
     l.lock();
     if (--carrying_ == 0) idle_.notify_all();
     advance(job);
+    hand_on();
   }
 
   /// Opens the phase after one whose last block is done, or ends the batch.
@@ -251,6 +252,11 @@ class threads_engine {
       --blocks;
       --free;
     }
+  }
+
+  /// Who stops carrying wakes others for what is left: they may have found no core free and gone to sleep.
+  void hand_on() {
+    if (const threads_job* job = with_work()) wake_carriers(job->work.end(job->phase) - job->next);
   }
 
   threads_job* with_work() {
@@ -297,7 +303,7 @@ class threads_engine {
       if (carry(l)) continue;
       sleep(l, at(rank), bounded ? &end : nullptr);
     }
-    if (with_work() != nullptr) wake_carriers(1);  // who goes hands on
+    hand_on();
   }
 
   /// The first rank that has not come, one that is gone before others; -1: all have.
