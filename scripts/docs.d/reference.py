@@ -106,6 +106,8 @@ def without_initialisers(text):
 def hidden(cursor):
     """What every class has: copies and moves, default constructors, destructors, assignment, deduction guides."""
     name = cursor.spelling.split('<')[0]
+    if name.startswith('__'):  # the compiler's own functions
+        return True
     if cursor.kind == Kind.DESTRUCTOR or name in {'', 'operator='}:
         return True
     own = cursor.semantic_parent.spelling

@@ -15,7 +15,7 @@ static bool closed_after_its_scope() {
   unshard::run_ranks(1, [&](auto& comm) {
     std::vector<float> shards(128);
     std::vector<unshard::parameter_view> parameters;
-    for (const std::size_t i : {0, 1}) {
+    for (const std::size_t i : {std::size_t{0}, std::size_t{1}}) {
       parameters.emplace_back("w", unshard::flat_shard{{64}, 1}, sizeof(float),
                               std::as_writable_bytes(std::span{shards}.subspan(64 * i, 64)));
     }
