@@ -205,8 +205,7 @@ class listed_parameters {
   std::uint64_t parameter_digest(handle& h, const L& layout, std::size_t tied_to) {
     std::uint64_t d = mix(digest_of_text(0xda7a, detail::name_of<handle>(h)), detail::digest_of(known(layout)));
     if constexpr (has_cost<handle>) d = mix(d, detail::cost_of<handle>(h, 0));
-    d = mix(mix(d, static_cast<std::uint64_t>(traits_of<handle>::element_size(h))),
-            static_cast<std::uint64_t>(tied_to));
+    d = mix(mix(d, static_cast<std::uint64_t>(traits_of<handle>::element_size(h))), std::uint64_t{tied_to});
     return mix(mix(d, detail::group_of<handle>(h)), static_cast<std::uint64_t>(detail::indivisible_of<handle>(h)));
   }
 
