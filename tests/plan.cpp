@@ -11,6 +11,7 @@
 #include <string>
 
 #include "../examples/manifest.hpp"
+#include "manifest_files.hpp"
 #include "oracle.hpp"
 
 using namespace unshard;
@@ -213,12 +214,7 @@ TEST_CASE("plan_summary: prints as a table") {
 }
 
 TEST_CASE("make_plan: ten real models at real size, each packing and cut") {
-  std::vector<std::filesystem::path> files;
-  for (const char* folder : {UNSHARD_SOURCE "/examples/manifests", UNSHARD_SOURCE "/tests/manifests", UNSHARD_BUILD}) {
-    for (const auto& f : std::filesystem::directory_iterator(folder)) {
-      if (f.path().extension() == ".tsv") files.push_back(f.path());
-    }
-  }
+  const std::vector<std::filesystem::path> files = manifest_files();
   CHECK(files.size() == 10);
   for (const auto& file : files) {
     CAPTURE(file.string());

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "../examples/manifest.hpp"
+#include "manifest_files.hpp"
 
 using namespace unshard;
 
@@ -68,12 +69,7 @@ double least_balance(const std::vector<std::uint64_t>& costs, int ranks) {
 }  // namespace
 
 TEST_CASE("make_plan: ranks are balanced on real models, by bytes and by Newton-Schulz") {
-  std::vector<std::filesystem::path> files;
-  for (const char* folder : {UNSHARD_SOURCE "/examples/manifests", UNSHARD_SOURCE "/tests/manifests", UNSHARD_BUILD}) {
-    for (const auto& f : std::filesystem::directory_iterator(folder)) {
-      if (f.path().extension() == ".tsv") files.push_back(f.path());
-    }
-  }
+  const std::vector<std::filesystem::path> files = manifest_files();
   CHECK(files.size() == 10);
   for (const auto& file : files) {
     for (const bool by_bytes : {true, false}) {

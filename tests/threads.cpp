@@ -236,6 +236,7 @@ TEST_CASE("threads_communicator: what one rank can see itself is refused at the 
   const region to = run_of(b);
   CHECK(contains(thrown<batch_mismatch>([&] { batch.copy_after({&from, 1}, {&to, 1}); }), "from 10 bytes to 9"));
   CHECK_THROWS_AS(c.exchange(bytes(257), all, 0), bad_options);
+  CHECK_THROWS_AS(threads_group(2, -1), bad_options);
   CHECK_THROWS_AS(c.exchange(bytes(16), std::span(all).first(31), 0), bad_options);
   CHECK_THROWS_AS(group.communicator(1).launch(std::move(batch)), bad_options);
 }
